@@ -46,7 +46,7 @@ class TokenFacts:
     real: Tensor  # (b, l) bool: a token of the window, not padding
     counted: Tensor  # (b, l) bool: real, and counted in this window (a token of two overlapping windows counts once)
     position: Tensor  # (b, l) int32
-    classes: dict[str, Tensor] = field(default_factory=dict)  # name -> (b, l) bool: "first", "special", "punctuation", ...
+    classes: dict[str, Tensor] = field(default_factory=dict)  # name -> (b, l) bool: "first", "special", …
     token_id: Tensor | None = None  # (b, l) int64; None: no token-identity masses (images)
     sentence: Tensor | None = None  # (b, l) int32; None: no cross_sentence_mass
     patch: Tensor | None = None  # (b, l, 2) int32 (row, column), -1 for prefix tokens; given for images only

@@ -20,9 +20,10 @@ Ratios: ``x`` (b, h) is a sum and ``x_n`` (b, h) its number of rows, keys or pai
                         see one. Both are absent for cross-attention.)
     <name>_mass         Σ_{j in T(i)} p                                     n: rows with a visible target
                         self, previous, next (absent for cross-attention); every class of the key tokens (first,
-                        special, punctuation, ...); same_token, induction (absent without token ids);
-                        cross_sentence (absent without sentences); learned_sink (p_sink; absent without a sink;
-                        n: rows)
+                        special, punctuation, ...); same_token, induction (absent without token ids; in
+                        cross-attention i and j count different tokens, so no key is left out as the query itself);
+                        cross_sentence (absent without sentences and for cross-attention); learned_sink (p_sink;
+                        absent without a sink; n: rows). Padding is never a target.
     score_mean          score                                               n: pairs
     query_norm          |q|, unscaled                                       n: rows
     key_norm            |k| of counted keys (of the head's key head)        n: counted keys
@@ -60,8 +61,11 @@ Profiles and patterns (profile absent for cross-attention; both use positions, s
     profile          (b, h, n_bins)  Σ p by signed offset, bins of :func:`profile_edges`
     profile_n        (b, n_bins)     rows with a visible key in the bin
     pattern          (b, h, 32, 32)  Σ p by relative position bins (query bin floor(32 i / n), key bin floor(32 j / n),
-                                     n the number of positions of that side in the window)
+                                     n the number of positions of that side in the window: its last one + 1)
     pattern_n        (b, 32)         rows in the query bin
+
+Counts belong to windows, not heads, so a bias may hide (-inf) a pair in all heads or in none, else ValueError. A
+NaN in a head's own query, key, value or bias makes that head's sums NaN and no other's.
 
 Counts (b,): ``n_queries`` rows, ``n_pairs``, ``n_empty_rows`` (counted rows without a visible key), ``n_keys``
 (counted keys).
@@ -71,6 +75,7 @@ from __future__ import annotations
 
 EXACT_OFFSETS = 128
 PATTERN_BINS = 32
+RECEIVED_MIN_ROWS = 8  # a key seen by fewer rows stays out of received_gini
 
 #: Absolute limits against the fp64 reference, always binding (KERNELS.md section 4).
 LIMIT_ENTROPY = 1e-4  # nats a row
