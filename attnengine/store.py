@@ -19,6 +19,7 @@ manifest is checked to stay inside the folder: a run directory may come from a s
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from functools import cached_property
@@ -121,12 +122,7 @@ class Run:
         return int(found.site.iloc[0])
 
     def _table(self, name: str) -> pd.DataFrame:
-        path = self.path / f"{name}.parquet"
-        try:
-            # Nullable dtypes are not used: a missing statistic is NaN in a float column, None in an object column.
-            return pq.read_table(path).to_pandas()
-        except (OSError, pa.ArrowException) as error:
-            raise RunFormatError(f"cannot read {path}: {error}; the run is damaged, make it again") from error
+        return read_table(self.path, name)
 
     def _array(self, relative: Path) -> np.ndarray:
         path = self.path / relative
@@ -145,6 +141,15 @@ class Run:
             elif sha256_file(path) != entry["sha256"]:
                 wrong.append(f"{entry['path']} differs from its checksum")
         return wrong
+
+
+def read_table(run: Path, name: str) -> pd.DataFrame:
+    """A table of the run; a missing statistic is NaN in a float column, a missing text None."""
+    path = run / f"{name}.parquet"
+    try:
+        return pq.read_table(path).to_pandas()
+    except (OSError, pa.ArrowException) as error:
+        raise RunFormatError(f"cannot read {path}: {error}; the run is damaged, make it again") from error
 
 
 def array_path(site: int, name: str) -> Path:
@@ -241,8 +246,6 @@ def write_table(run: Path, name: str, frame: pd.DataFrame) -> None:
 
 def write_array(run: Path, relative: Path, array: np.ndarray) -> None:
     """Write a C-ordered array as ``.npy``, atomically, without pickle."""
-    import io
-
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
     write_atomic(run / relative, buffer.getvalue())
@@ -256,3 +259,8 @@ def list_files(run: Path) -> list[dict[str, Any]]:
         for path in paths
         if "shards" not in path.relative_to(run).parts
     ]
+
+
+def hash_files(files: list[dict[str, Any]]) -> str:
+    """One hash for the whole run: SHA-256 over the checksums of its tables and arrays, in path order."""
+    return hashlib.sha256("\n".join(f"{entry['path']} {entry['sha256']}" for entry in files).encode()).hexdigest()

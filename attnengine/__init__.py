@@ -1,0 +1,35 @@
+"""attnengine: what every attention head of a transformer does, how its queries and keys do it, and where.
+
+    import attnengine as ae
+    run = ae.analyze(model, tokenizer, texts)   # or ae.open_run("RUN")
+    run.heads                                   # a pandas table, every statistic with its standard error
+
+Importing this loads neither torch nor transformers nor bokeh; they come when something needs them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from attnengine import errors as errors
+
+if TYPE_CHECKING:
+    from attnengine.front import analyze as analyze
+    from attnengine.store import Run as Run
+    from attnengine.store import open_run as open_run
+
+__all__ = ["Run", "analyze", "errors", "open_run"]
+
+_HOMES = {"analyze": "attnengine.front", "open_run": "attnengine.store", "Run": "attnengine.store"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'attnengine' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

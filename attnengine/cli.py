@@ -1,0 +1,229 @@
+"""The command line. Every heavy import waits inside its command: ``attnengine --help`` answers at once."""
+
+from __future__ import annotations
+
+import errno
+import json
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from attnengine.errors import AttnEngineError
+
+app = typer.Typer(
+    help="What every attention head of a transformer does, how its queries and keys do it, and where, over a corpus.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Model = Annotated[str, typer.Argument(help="A local model folder (safetensors) or a hub id.")]
+Corpus = Annotated[str, typer.Argument(help="A text file, .jsonl, a folder of them or of images, or - for stdin.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="The run directory to make.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")]
+
+
+def main() -> None:
+    """Run the command line; bad input is one line on stderr and exit code 2, never a traceback."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app()
+    except KeyboardInterrupt:
+        _fail("stopped before the end")
+    except AttnEngineError as error:
+        _fail(str(error))
+    except (ValueError, TypeError) as error:
+        if not _is_argument_mistake(error):
+            raise
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        _fail(f"{error.strerror}{where}; what was finished before is kept. Make room and go on with --resume")
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _is_argument_mistake(error: Exception) -> bool:
+    """Whether one of our own checks raised it: a ValueError from a library is a bug of ours and keeps its traceback."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return frame is not None and frame.tb_frame.f_globals.get("__name__", "").startswith("attnengine.")
+
+
+def _fail(message: str) -> None:
+    sys.stderr.write(f"attnengine: {' '.join(message.split())}\n")
+    sys.exit(2)
+
+
+@app.command()
+def run(
+    model: Model,
+    corpus: Corpus,
+    output: Output,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto (as stored; bf16 on CUDA), fp32, bf16 or fp16.")] = "auto",
+    window: Annotated[int | None, typer.Option(help="Tokens a window [min(model positions, 1024)].", min=1)] = None,
+    stride: Annotated[int | None, typer.Option(help="Content tokens from window to window [no overlap].", min=1)] = None,
+    bos: Annotated[str, typer.Option(help="auto: special tokens as the tokenizer adds them; always; never.")] = "auto",
+    documents: Annotated[str, typer.Option(help="Split text files: auto, file, blank (lines) or line.")] = "auto",
+    text_column: Annotated[str, typer.Option(help="The jsonl field that holds the text.")] = "text",
+    label_column: Annotated[str | None, typer.Option(help="A jsonl field to keep as the document's label.")] = None,
+    longest_line: Annotated[int, typer.Option(help="Refuse lines longer than this; 0: no limit.", min=0)] = 1_000_000,
+    max_tokens: Annotated[int | None, typer.Option(help="Stop adding windows after this many tokens.", min=1)] = None,
+    sample: Annotated[int, typer.Option(help="Tokens whose queries, keys and values are kept.", min=0)] = 5000,
+    batch_tokens: Annotated[int, typer.Option(help="Padded tokens a batch.", min=1)] = 4096,
+    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
+    text: Annotated[bool, typer.Option("--text/--no-text", help="Keep the sampled tokens' text, or offsets only.")] = True,
+    revision: Annotated[str | None, typer.Option(help="Hub revision of the model.")] = None,
+    trust_remote_code: Annotated[bool, typer.Option(help="Let the model folder run its own Python code.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the output folder.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the run would be, and stop.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run MODEL over CORPUS and write head statistics, profiles, patterns and a sample of q, k, v to a run directory."""
+    from attnengine.corpus.sources import SourceOptions, read_corpus
+    from attnengine.front import run_documents
+    from attnengine.model.load import load_model
+    from attnengine.run.prepare import choose_device
+    from attnengine.run.progress import Reporter
+    from attnengine.run.settings import RunSettings
+
+    settings = RunSettings(
+        window=window, stride=stride, bos=bos, batch_tokens=batch_tokens, sample=sample, seed=seed,
+        max_tokens=max_tokens, keep_text=text,
+    )  # fmt: skip
+    reporter = Reporter(quiet=quiet)
+    options = SourceOptions(documents, text_column, label_column, longest_line)
+    found = read_corpus(corpus, options)
+    where = choose_device(device)
+    reporter.say(f"loading {model}")
+    loaded = load_model(
+        model, revision=revision, device=where, dtype=_dtype(dtype, where), trust_remote_code=trust_remote_code
+    )
+    _run(
+        lambda: run_documents(
+            loaded, found, output, settings, device=where, source=corpus, reporter=reporter, resume=resume,
+            overwrite=overwrite, dry_run=dry_run,
+        ),
+        output,
+    )  # fmt: skip
+    if not dry_run:
+        reporter.say(f"done: {output} · look at it with `attnengine explore {output}`")
+
+
+def _run(work: Any, output: Path) -> None:
+    """Do the work; an interruption says what is kept and how to go on."""
+    try:
+        work()
+    except KeyboardInterrupt:
+        done = len(list((output / "shards").glob("shard-*.safetensors"))) if output.is_dir() else 0
+        if not (output / "manifest.json").exists():
+            _fail("stopped before the run began; nothing was written")
+        _fail(f"stopped; {done} finished shards are kept in {output}: the same command with --resume goes on from there")
+
+
+def _dtype(name: str, device: str) -> Any:
+    import torch
+
+    names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if name == "auto":
+        return torch.bfloat16 if device.startswith("cuda") else None
+    if name not in names:
+        raise ValueError(f"--dtype must be auto, {', '.join(names)}; got {name!r}")
+    return names[name]
+
+
+@app.command()
+def info(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    as_json: Annotated[bool, typer.Option("--json", help="The manifest as JSON.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare every file with its checksum.")] = False,
+) -> None:
+    """Say what a run is: model, corpus, settings, checks, and what is in its folder."""
+    from attnengine.run.describe import describe_run
+    from attnengine.store import open_run, read_manifest
+
+    manifest = read_manifest(run)
+    if verify and (wrong := open_run(run).verify()):
+        _fail(f"{run} is damaged: {'; '.join(wrong)}")
+    if as_json:
+        sys.stdout.write(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    else:
+        describe_run(run, manifest)
+
+
+@app.command()
+def explore(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.", min=0, max=65535)] = 5006,
+    host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's needs --token.")] = "127.0.0.1",
+    token: Annotated[str | None, typer.Option(help="Secret that visitors must bring.", envvar="ATTNENGINE_TOKEN")] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the default browser.")] = True,
+) -> None:
+    """Open the explorer on runs, in the browser, until Ctrl-C."""
+    from attnengine_explorer.server import serve
+
+    serve(runs, port=port, host=host, token=token, open_browser=browser, on_ready=_say_url)
+
+
+def _say_url(url: str) -> None:
+    sys.stderr.write(f"explorer: {url}  (Ctrl-C stops it)\n")
+    sys.stderr.flush()
+
+
+@app.command()
+def demo(
+    output: Output = Path("demo-run"),
+    serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Open the explorer at the end.")] = True,
+    port: Annotated[int, typer.Option(help="Port of the explorer; 0: any free one.", min=0, max=65535)] = 5006,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Run again even if the demo run is there.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run the bundled model over the bundled text (Python's documentation) and open the explorer. No download."""
+    from attnengine.bundled import bundled_documents, bundled_model
+    from attnengine.corpus.sources import Document
+    from attnengine.front import run_documents
+    from attnengine.model.load import load_model
+    from attnengine.run.progress import Reporter
+    from attnengine.run.settings import RunSettings
+
+    reporter = Reporter(quiet=quiet)
+    reporter.say("checking and loading the bundled model, all-MiniLM-L6-v2")
+    loaded = load_model(str(bundled_model()), device="cpu")
+    documents = [Document(name, 0, len(text.encode()), text) for name, text in bundled_documents()]
+    _run(
+        lambda: run_documents(
+            loaded, documents, output, RunSettings(), device="cpu", source="pydoc_data.topics", reporter=reporter,
+            resume=not overwrite, overwrite=overwrite,
+        ),
+        output,
+    )  # fmt: skip
+    if serve:
+        explore([output], port=port, host="127.0.0.1", token=None, browser=True)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Say what is installed, which device and which kernels will be used, and what to do about what is missing."""
+    from attnengine.doctor import render, report
+
+    found = report()
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    else:
+        render(found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""The plan of a run: which windows form which batches and shards, which group each document falls in, what is sampled.
+
+Everything here is fixed before the first forward and hashed, because batch shapes change floating-point bits: a run
+that goes on after a kill must be cut exactly as before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from attnengine.corpus.windows import Feed
+
+GROUPS = 512
+SEGMENT = 64  # consecutive real tokens of one window: the unit of the sample
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Batches (window numbers), shards (batch numbers), the group of every window, and the sample."""
+
+    batches: tuple[tuple[int, ...], ...]
+    shards: tuple[tuple[int, ...], ...]
+    group: np.ndarray  # (windows,) int32
+    n_groups: int
+    sample_window: np.ndarray  # (n,) int32, ascending with sample_position: row order of table ``tokens``
+    sample_position: np.ndarray  # (n,) int32
+    digest: str  # SHA-256 of everything above, the corpus and the settings that change numbers
+
+    @property
+    def n_samples(self) -> int:
+        """Sampled tokens."""
+        return len(self.sample_window)
+
+
+def make_plan(
+    feed: Feed, *, batch_tokens: int, shard_tokens: int, sample: int, seed: int, identity: dict[str, Any]
+) -> Plan:
+    """Sort windows by length, pack them into batches of at most ``batch_tokens`` padded tokens, cut shards.
+
+    ``identity`` (model and settings) goes into the digest. A batch holds at least one window, however long.
+    """
+    batches = pack(feed.n_tokens, batch_tokens)
+    shards = cut_shards(batches, feed.n_tokens, shard_tokens)
+    group, n_groups = groups_of(feed)
+    window, position = sample_rows(feed, sample, seed)
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode())
+    digest.update(json.dumps([batches, shards]).encode())
+    for document in feed.documents:
+        digest.update(document.digest)
+    for array in (feed.document, feed.start, feed.n_tokens, group, window, position):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return Plan(batches, shards, group, n_groups, window, position, digest.hexdigest())
+
+
+def pack(n_tokens: np.ndarray, batch_tokens: int) -> tuple[tuple[int, ...], ...]:
+    """Windows, longest first (a batch too large for memory shows at once), into batches of similar length."""
+    order = np.lexsort((np.arange(len(n_tokens)), -n_tokens.astype(np.int64)))
+    batches: list[tuple[int, ...]] = []
+    current: list[int] = []
+    for window in order.tolist():
+        width = int(n_tokens[current[0]]) if current else int(n_tokens[window])
+        if current and (len(current) + 1) * width > batch_tokens:
+            batches.append(tuple(current))
+            current = []
+        current.append(window)
+    if current:
+        batches.append(tuple(current))
+    return tuple(batches)
+
+
+def cut_shards(
+    batches: tuple[tuple[int, ...], ...], n_tokens: np.ndarray, shard_tokens: int
+) -> tuple[tuple[int, ...], ...]:
+    """Consecutive batches until ``shard_tokens`` real tokens are reached: the unit of work that is kept or lost."""
+    shards: list[tuple[int, ...]] = []
+    current: list[int] = []
+    tokens = 0
+    for index, batch in enumerate(batches):
+        current.append(index)
+        tokens += int(n_tokens[list(batch)].sum())
+        if tokens >= shard_tokens:
+            shards.append(tuple(current))
+            current, tokens = [], 0
+    if current:
+        shards.append(tuple(current))
+    return tuple(shards)
+
+
+def groups_of(feed: Feed) -> tuple[np.ndarray, int]:
+    """The error group of each window: its document while there are at most 512, else a hash of the document."""
+    n = len(feed.documents)
+    if n <= GROUPS:
+        return feed.document.astype(np.int32), n
+    hashed = np.asarray([int(document_hash(document.digest) % GROUPS) for document in feed.documents], np.int32)
+    return hashed[feed.document], GROUPS
+
+
+def document_hash(digest: bytes) -> int:
+    """First 64 bits of the document's SHA-256."""
+    return int.from_bytes(digest[:8], "little")
+
+
+def splitmix64(x: int) -> int:
+    """One step of Steele, Lea & Flood's SplitMix64 (OOPSLA 2014): a well-mixed 64-bit hash of ``x``."""
+    mask = (1 << 64) - 1
+    x = (x + 0x9E3779B97F4A7C15) & mask
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
+    return x ^ (x >> 31)
+
+
+def sample_rows(feed: Feed, sample: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(window, position) of the sampled tokens: whole segments by ascending hash until ``sample`` tokens are kept.
+
+    A segment is 64 consecutive real tokens of a window (fewer at its end), ranked by
+    splitmix64(seed, document hash, segment start), so that the choice is the same however the run is sharded.
+    """
+    if sample <= 0:
+        return np.empty(0, np.int32), np.empty(0, np.int32)
+    hashes = [document_hash(document.digest) for document in feed.documents]
+    base = splitmix64(seed & ((1 << 64) - 1))
+    ranked = []
+    for window, (document, start, n) in enumerate(
+        zip(feed.document.tolist(), feed.start.tolist(), feed.n_tokens.tolist(), strict=True)
+    ):
+        keyed = splitmix64(base ^ hashes[document])
+        ranked += [(splitmix64(keyed ^ (start + at)), window, at, min(n, at + SEGMENT)) for at in range(0, n, SEGMENT)]
+    ranked.sort()
+    chosen, kept = [], 0
+    for _, window, begin, end in ranked:
+        if kept >= sample:
+            break
+        chosen.append((window, begin, end))
+        kept += end - begin
+    chosen.sort()
+    window_column = np.concatenate([np.full(end - begin, window, np.int32) for window, begin, end in chosen])
+    return window_column, np.concatenate([np.arange(begin, end, dtype=np.int32) for _, begin, end in chosen])

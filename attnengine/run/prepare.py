@@ -1,0 +1,251 @@
+"""From a loaded model and documents to a job: windows, sites, self-check, plan; and the run folder it goes into."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import inspect
+import json
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from attnengine_kernels.api import path_for
+
+from attnengine import store
+from attnengine.corpus.images import ImageWindows, patch_grid
+from attnengine.corpus.plan import make_plan
+from attnengine.corpus.sources import Document
+from attnengine.corpus.tokenise import tokenise
+from attnengine.corpus.windows import Feed, SpecialTokens, TextWindows, window_length
+from attnengine.errors import ModelError, PlanError, RunFormatError, UnsupportedModelError
+from attnengine.model.capture import Capture, find_sites, inexact_reason
+from attnengine.model.load import LoadedModel
+from attnengine.model.self_check import self_check
+from attnengine.records import Site
+from attnengine.run.engine import Job
+from attnengine.run.progress import Reporter
+from attnengine.run.settings import RunSettings
+
+CHECK_TOKENS = 64  # length of the self-check's batch: eager attention is the one thing here that is L×L
+VERSIONED = ("attnengine", "torch", "transformers", "tokenizers", "triton", "numba", "numpy", "pandas", "pyarrow")
+
+
+def make_job(
+    loaded: LoadedModel, documents: Sequence[Document], settings: RunSettings, device: str, reporter: Reporter
+) -> tuple[Job, dict[str, Any]]:
+    """Everything decided before the first real forward, and the manifest that says so.
+
+    Raises PlanError, UnsupportedModelError or CaptureError if the run cannot be trusted or made.
+    """
+    feed = make_feed(loaded, documents, settings, device, reporter)
+    check = check_inputs(loaded, feed, device)
+    reporter.say("finding attention sites and checking capture against the model itself")
+    sites = find_sites(loaded.model, check)
+    checked = self_check(loaded.model, sites, check)
+    identity = {
+        "model": loaded.weights_sha256,
+        "sites": [vars(site) for site in sites],
+        "settings": settings.as_dict(),
+        "device": torch.device(device).type,
+        "dtype": str(loaded.model.dtype),
+    }
+    plan = make_plan(
+        feed,
+        batch_tokens=settings.batch_tokens,
+        shard_tokens=settings.shard_tokens,
+        sample=settings.sample,
+        seed=settings.seed,
+        identity=identity,
+    )
+    job = Job(loaded, sites, feed, plan, device)
+    return job, first_manifest(job, settings, checked.as_dict())
+
+
+def make_feed(
+    loaded: LoadedModel, documents: Sequence[Document], settings: RunSettings, device: str, reporter: Reporter
+) -> Feed:
+    """Windows over the documents, of the kind the model reads."""
+    pictures = documents[0].image is not None
+    if pictures != (loaded.modality == "image"):
+        kind = "images" if pictures else "text"
+        raise PlanError(f"the corpus is {kind}, but {loaded.class_name} reads {loaded.modality}; give it the other kind")
+    if pictures:
+        return image_feed(loaded, documents, device)
+    tokenizer = loaded.tokenizer
+    length = window_length(settings.window, loaded.max_positions)
+    with reporter.track("tokenising", len(documents), "documents") as bar:
+        stream = tokenise(documents, tokenizer, lambda done: bar.update(bar.task_ids[0], completed=done))
+    return TextWindows(
+        documents,
+        stream,
+        SpecialTokens.of(tokenizer, settings.bos),
+        length=length,
+        stride=settings.stride,
+        decoder_start=loaded.decoder_start_token_id if loaded.is_encoder_decoder else None,
+        pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
+        model_inputs=frozenset(inspect.signature(loaded.model.forward).parameters) & set(tokenizer.model_input_names),
+        max_tokens=settings.max_tokens,
+    )
+
+
+def image_feed(loaded: LoadedModel, documents: Sequence[Document], device: str) -> ImageWindows:
+    """Windows of patches; how many tokens an image is, the model itself is asked."""
+    probe = ImageWindows(documents, loaded.tokenizer, grid=(1, 1), prefix=0)
+    pixels = probe.pixels([0], device)
+    seen: list[int] = []
+    sites = find_sites(loaded.model, {"pixel_values": pixels})
+    with Capture(loaded.model, sites) as capture:
+        capture.forward({"pixel_values": pixels}, lambda _, call: seen.append(call.query.shape[2]))
+    try:
+        grid, prefix = patch_grid(loaded.model.config, (pixels.shape[-2], pixels.shape[-1]), seen[0])
+    except ValueError as error:
+        raise UnsupportedModelError(f"{loaded.class_name}: {error}") from error
+    return ImageWindows(documents, loaded.tokenizer, grid=grid, prefix=prefix)
+
+
+def check_inputs(loaded: LoadedModel, feed: Feed, device: str) -> dict[str, torch.Tensor]:
+    """A small batch for the dry forward and the self-check: two windows, the second padded."""
+    longest = sorted(range(len(feed.n_tokens)), key=lambda window: -int(feed.n_tokens[window]))[:2]
+    inputs = feed.batch(longest, device).inputs
+    if loaded.modality == "image":
+        return inputs
+    inputs = {name: value[:, :CHECK_TOKENS].clone() for name, value in inputs.items()}
+    if len(longest) == 1:
+        inputs = {name: value.expand(2, -1).clone() for name, value in inputs.items()}
+    width = inputs["input_ids"].shape[1]
+    for name in ("attention_mask", "decoder_attention_mask"):
+        if name in inputs and width > 1:
+            inputs[name][1, width - max(width // 4, 1) :] = 0
+    return inputs
+
+
+def first_manifest(job: Job, settings: RunSettings, checked: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of a run that begins: what it is, what it is made from, what is already known."""
+    loaded, feed = job.loaded, job.feed
+    reason = inexact_reason(loaded.model)
+    fingerprint = hashlib.sha256(b"".join(document.digest for document in feed.documents)).hexdigest()
+    return {
+        "format": store.FORMAT,
+        "format_version": store.FORMAT_VERSION,
+        "status": "running",
+        "attnengine_version": metadata.version("attnengine") if _installed("attnengine") else "source tree",
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "plan": job.plan.digest,
+        "model": loaded.as_dict(),
+        "corpus": {
+            "documents": len(feed.documents),
+            "windows": len(feed.n_tokens),
+            "tokens": int(feed.n_tokens.sum()),
+            "longest_window": job.max_length,
+            "groups": job.plan.n_groups,
+            "fingerprint": fingerprint,
+        },
+        "sample": {"tokens": job.plan.n_samples},
+        "settings": settings.as_dict(),
+        "kernels": path_for(torch.device(job.device).type),
+        "self_check": checked,
+        "output": "bit-identical to stock SDPA" if reason is None else reason,
+        "versions": {"python": platform.python_version()} | {n: metadata.version(n) for n in VERSIONED if _installed(n)},
+        "device": {"name": device_name(job.device), "threads": torch.get_num_threads()},
+        "warnings": [] if reason is None else [reason],
+        "nan_heads": [],
+        "timings": {},
+    }
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def device_name(device: str) -> str:
+    """The name of the hardware a run used."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(torch.device(device))
+    return f"{device} ({platform.machine()}, {os.cpu_count()} cores)"
+
+
+def choose_device(asked: str) -> str:
+    """``auto`` means CUDA where there is one; ModelError for a device this machine lacks."""
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(asked).type
+    except RuntimeError:
+        raise ModelError(f"unknown device {asked!r}; expected cpu, cuda or cuda:N") from None
+    if kind not in ("cpu", "cuda"):
+        raise ModelError(f"device {asked!r} is not supported; expected cpu or cuda")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ModelError("device 'cuda' was asked for, but torch sees no CUDA device; use --device cpu")
+    return asked
+
+
+def open_folder(run: Path, manifest: dict[str, Any], *, resume: bool, overwrite: bool) -> bool:
+    """Make the run's folder ready; True if a complete run of the same plan is already there.
+
+    A folder with something else in it is never touched: PlanError says what to do.
+    """
+    if run.exists() and not run.is_dir():
+        raise PlanError(f"{run} is a file; give a folder for the run")
+    if run.is_dir() and any(run.iterdir()):
+        existing = existing_manifest(run)
+        if overwrite:
+            shutil.rmtree(run)
+        elif not resume:
+            raise PlanError(
+                f"{run} already holds a {existing['status']} run; continue it with --resume or replace it with --overwrite"
+            )
+        elif existing.get("plan") != manifest["plan"]:
+            raise PlanError(f"{run} holds {_difference(existing, manifest)}; use --overwrite, or another folder")
+        elif existing["status"] == "complete":
+            return True
+    (run / "shards").mkdir(parents=True, exist_ok=True)
+    store.write_manifest(run, manifest)
+    return False
+
+
+def existing_manifest(run: Path) -> dict[str, Any]:
+    """The manifest of the run in a folder; PlanError if the folder is not a run, so that nothing foreign is deleted."""
+    try:
+        return store.read_manifest(run)
+    except RunFormatError as error:
+        raise PlanError(f"{run} exists and is not a run ({error}); give an empty or a new folder") from error
+
+
+def _difference(existing: dict[str, Any], manifest: dict[str, Any]) -> str:
+    """In words, what makes two plans different."""
+    parts = [
+        part
+        for part, theirs, mine in (
+            ("model", existing.get("model", {}).get("weights_sha256"), manifest["model"]["weights_sha256"]),
+            ("corpus", existing.get("corpus", {}).get("fingerprint"), manifest["corpus"]["fingerprint"]),
+            ("settings", json.dumps(existing.get("settings"), sort_keys=True), json.dumps(manifest["settings"], sort_keys=True)),
+        )
+        if theirs != mine
+    ]
+    return f"a run with another {' and '.join(parts) or 'plan (other versions or device)'}"
+
+
+def site_summary(sites: list[Site]) -> str:
+    """``6 attention sites, 72 heads``."""
+    return f"{len(sites)} attention sites, {sum(site.n_heads for site in sites)} heads"
+
+
+def disk_estimate(job: Job) -> int:
+    """Bytes the finished run will take, from above: the sample in fp32, and the grouped sums kept in its shards."""
+    bytes_total = 0
+    for site in job.sites:
+        vectors = site.n_heads * site.d_qk + site.n_kv_heads * (site.d_qk + site.d_v)
+        bytes_total += 2 * 4 * job.plan.n_samples * (vectors + site.n_heads * (1 + 2 * 16))
+        sums = site.n_heads * (10 * site.d_qk + 60 + 300)
+        bytes_total += 8 * sums * min(job.plan.n_groups, len(job.feed.n_tokens)) * min(len(job.plan.shards), 4)
+    return bytes_total

@@ -1,0 +1,67 @@
+"""The sample: q, k, v, entropy and top keys of a few thousand tokens, gathered while their batch runs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from attnengine_kernels.call import AttentionCall
+from attnengine_kernels.topk import sampled_rows
+from torch import Tensor
+
+from attnengine.corpus.plan import Plan
+
+TOP_KEYS = 16
+FP16_LIMIT = 6e4  # larger magnitudes are stored in fp32
+
+
+@dataclass
+class Sample:
+    """Sampled vectors of the windows seen so far: for each site a list of (name -> (n, ...)) pieces."""
+
+    rows: list[Tensor] = field(default_factory=list)  # rows of table ``tokens``, one tensor a batch
+    pieces: dict[int, dict[str, list[Tensor]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+
+    def take(self, site: int, call: AttentionCall, where: Tensor) -> None:
+        """Gather the sampled tokens of one attention call; ``where`` (n, 2) int64 are (row of batch, position)."""
+        window, position = where[:, 0].to(call.query.device), where[:, 1].to(call.query.device)
+        weights, keys, entropy = sampled_rows(call, where.to(call.query.device), k=TOP_KEYS)
+        found = {
+            "queries": call.query[window, :, position],  # (n, h, d)
+            "keys": call.key[window, :, position],  # (n, hkv, d)
+            "values": call.value[window, :, position],  # (n, hkv, dv)
+            "row_entropy": entropy,  # (n, h)
+            "top_keys": keys,  # (n, h, 16)
+            "top_weights": weights,  # (n, h, 16)
+        }
+        for name, tensor in found.items():
+            # A copy on the host: the model's tensors are freed when the layer returns.
+            stored = tensor.to("cpu", torch.int32 if name == "top_keys" else torch.float32, copy=True)
+            self.pieces[site][name].append(stored)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Flat names for the disk: ``sample.rows`` and ``sample.<site>.<array>``."""
+        if not self.rows:
+            return {}
+        out = {"sample.rows": torch.cat(self.rows)}
+        for site, arrays in self.pieces.items():
+            out |= {f"sample.{site}.{name}": torch.cat(parts).contiguous() for name, parts in arrays.items()}
+        return out
+
+
+def batch_sample(plan: Plan, windows: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Which sampled tokens lie in a batch: rows of ``tokens`` (n,), and (row of batch, position) pairs (n, 2)."""
+    lookup = {window: b for b, window in enumerate(windows)}
+    rows = np.flatnonzero(np.isin(plan.sample_window, list(windows)))
+    batch_row = [lookup[window] for window in plan.sample_window[rows].tolist()]
+    where = np.stack([np.asarray(batch_row, np.int64), plan.sample_position[rows].astype(np.int64)], axis=1)
+    return torch.from_numpy(rows.astype(np.int64)), torch.from_numpy(where)
+
+
+def stored_dtype(array: np.ndarray, *, source_fp32: bool) -> np.ndarray:
+    """fp16 if that loses nothing that matters (source not fp32, every |x| < 6e4), else fp32 as it came."""
+    if source_fp32 or array.dtype != np.float32 or not np.all(np.abs(array) < FP16_LIMIT):
+        return array
+    return array.astype(np.float16)

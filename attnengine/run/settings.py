@@ -1,0 +1,33 @@
+"""What a user may choose about a run; everything here is written to the manifest and hashed into the plan."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Settings that change numbers or what is kept."""
+
+    window: int | None = None  # tokens a window, special ones included; None: min(model positions, 1024)
+    stride: int | None = None  # content tokens from one window to the next; None: no overlap
+    bos: str = "auto"  # auto | always | never
+    batch_tokens: int = 4096  # padded tokens a batch
+    shard_tokens: int = 32768  # real tokens a shard: what a kill can lose
+    sample: int = 5000  # tokens whose q, k, v are kept
+    seed: int = 0
+    max_tokens: int | None = None  # stop adding windows once this many tokens are in
+    keep_text: bool = True  # store the text of sampled tokens, not offsets only
+
+    def __post_init__(self) -> None:
+        for name in ("window", "stride", "batch_tokens", "shard_tokens", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.sample < 0:
+            raise ValueError(f"sample must be 0 or more tokens, got {self.sample}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for the manifest."""
+        return asdict(self)

@@ -1,0 +1,99 @@
+"""Shard files: what one piece of the plan added up to, written whole or not at all.
+
+A file is safetensors with the plan's digest, the sites' digest and a SHA-256 of the tensors in its header. A partial
+of another plan is refused, never merged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from attnengine import store
+from attnengine.errors import RunFormatError
+from attnengine.statistics.accumulate import Pilot, SiteSums
+
+
+def shard_path(run: Path, shard: int) -> Path:
+    """Where the partial sums of a shard lie."""
+    return run / "shards" / f"shard-{shard:05d}.safetensors"
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], plan: str) -> None:
+    """Write tensors atomically under the digest of their plan."""
+    header = {"plan": plan, "sha256": _digest(tensors)}
+    store.write_atomic(path, save({name: value.contiguous() for name, value in tensors.items()}, metadata=header))
+
+
+def read_tensors(path: Path, plan: str) -> dict[str, Tensor]:
+    """Read tensors back; RunFormatError if they are damaged or belong to another plan."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no __iter__)
+    except (OSError, SafetensorError) as error:
+        raise RunFormatError(f"{path} is damaged ({error}); delete it and resume, and it is made again") from error
+    if header.get("plan") != plan:
+        raise RunFormatError(f"{path} belongs to another plan; use --overwrite to start again")
+    if header.get("sha256") != _digest(tensors):
+        raise RunFormatError(f"{path} does not match its checksum; delete it and resume, and it is made again")
+    return tensors
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.view(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return digest.hexdigest()
+
+
+def pack_sums(sums: list[SiteSums], groups: Tensor) -> dict[str, Tensor]:
+    """Flat tensors of all sites; of grouped sums only the rows of ``groups`` (sorted), the others being zero."""
+    out = {"groups": groups}
+    for site, one in enumerate(sums):
+        for name, value in one.tensors(str(site)):
+            out[name] = value[groups] if ".grouped." in name else value
+    return out
+
+
+def unpack_sums(tensors: dict[str, Tensor], pilots: list[Pilot], n_groups: int) -> list[SiteSums]:
+    """The inverse of :func:`pack_sums`."""
+    sums = [SiteSums(pilot) for pilot in pilots]
+    groups = tensors["groups"]
+    for name, value in tensors.items():
+        site, _, rest = name.partition(".")
+        if not site.isdigit():
+            continue
+        kind, _, statistic = rest.partition(".")
+        if kind == "grouped":
+            full = torch.zeros((n_groups, *value.shape[1:]), dtype=value.dtype)
+            full[groups] = value
+            value = full
+        getattr(sums[int(site)], kind)[statistic] = value
+    return sums
+
+
+def pack_pilots(pilots: list[Pilot]) -> dict[str, Tensor]:
+    """Flat tensors of every site's pilot."""
+    return {
+        f"{site}.{name}": getattr(pilot, name)
+        for site, pilot in enumerate(pilots)
+        for name in ("score", "qk", "distance")
+    }
+
+
+def unpack_pilots(tensors: dict[str, Tensor]) -> list[Pilot]:
+    """The inverse of :func:`pack_pilots`."""
+    found: dict[int, dict[str, Tensor]] = defaultdict(dict)
+    for name, value in tensors.items():
+        site, _, field = name.partition(".")
+        found[int(site)][field] = value
+    return [Pilot(**found[site]) for site in sorted(found)]

@@ -1,0 +1,66 @@
+"""Values and standard errors from sums over document groups (STATISTICS.md, "Uncertainty").
+
+Tokens of one document resemble each other, so errors are clustered by group: a ratio has the linearised
+(Taylor) error of a cluster sample, anything else a delete-one-group jackknife (Efron & Stein 1981).
+All arrays are fp64 with the groups on the first axis; groups that hold nothing of a statistic do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+Array = np.ndarray
+
+
+def ratio(sums: Array, counts: Array) -> tuple[Array, Array]:
+    """x = Σ S_g / Σ N_g and se = √(G/(G−1) Σ (S_g − x N_g)²) / Σ N_g; both NaN where ΣN_g = 0, se NaN if G < 2."""
+    total = counts.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = sums.sum(0) / total
+        groups = (counts != 0).sum(0)
+        spread = ((sums - value * counts) ** 2).sum(0)
+        error = np.sqrt(spread * groups / (groups - 1)) / total
+    return value, np.where(groups < 2, np.nan, error)
+
+
+def jackknife(statistic: Callable[..., Array], counts: Array, *sums: Array) -> tuple[Array, Array]:
+    """Value of ``statistic(counts, *sums)`` on the totals and its delete-one-group standard error.
+
+    ``statistic`` takes arrays whose first axis it leaves alone, so that all deletions are computed at once.
+    se = √((G−1)/G Σ (θ_g − θ̄)²) over the groups with counts; NaN if G < 2.
+    """
+    arrays = (counts, *sums)
+    totals = [array.sum(0, keepdims=True) for array in arrays]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = statistic(*totals)[0]
+        deleted = statistic(*(total - array for total, array in zip(totals, arrays, strict=True)))
+        used = np.broadcast_to(counts != 0, deleted.shape)
+        groups = used.sum(0)
+        mean = np.where(used, deleted, 0).sum(0) / groups
+        spread = np.where(used, (deleted - mean) ** 2, 0).sum(0)
+        error = np.sqrt(spread * (groups - 1) / groups)
+    return value, np.where(groups < 2, np.nan, error)
+
+
+def variance(n: Array, first: Array, second: Array) -> Array:
+    """Variance from n, Σ(x − c) and Σ(x − c)²; never below zero."""
+    return np.maximum(second / n - (first / n) ** 2, 0.0)
+
+
+def standard_deviation(n: Array, first: Array, second: Array) -> Array:
+    """Standard deviation from n, Σ(x − c) and Σ(x − c)²."""
+    return np.sqrt(variance(n, first, second))
+
+
+def mean(n: Array, total: Array) -> Array:
+    """Σ / n: the jackknifed form of a ratio (Gini, share)."""
+    return total / n
+
+
+def correlation(n: Array, x: Array, xx: Array, d: Array, dd: Array, xd: Array) -> Array:
+    """Pearson correlation from centred sums; NaN where either side does not vary."""
+    covariance = xd / n - (x / n) * (d / n)
+    spread = np.sqrt(variance(n, x, xx) * variance(n, d, dd))
+    return np.where(spread > 0, covariance / np.where(spread > 0, spread, 1.0), np.nan)
