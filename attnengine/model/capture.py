@@ -81,9 +81,12 @@ class Capture:
         return outputs
 
 
-def find_sites(model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Site]:
+def find_sites(
+    model: PreTrainedModel, inputs: Mapping[str, Any], on_length: Callable[[int], None] | None = None
+) -> list[Site]:
     """The attention calls of one forward of ``model`` on (small) ``inputs``, in the order they are made.
 
+    ``on_length`` is told the number of queries of each call: how many tokens an image is, only the model knows.
     Raises UnsupportedModelError, with the reason, if there is none or one that cannot be captured faithfully.
     """
     sites: list[Site] = []
@@ -93,6 +96,8 @@ def find_sites(model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Site]:
         site = _site(model, len(sites), name, ordinal, call, asked, ranks)
         ranks[site.stack, site.kind] += 1
         sites.append(site)
+        if on_length is not None:
+            on_length(call.query.shape[2])
 
     with running(model, NAME):
         _Forward(model, receive).run(inputs)
