@@ -6,6 +6,7 @@ import errno
 import json
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -200,7 +201,7 @@ def demo(
 
     reporter = Reporter(quiet=quiet)
     reporter.say("checking and loading the bundled model, all-MiniLM-L6-v2")
-    loaded = load_model(str(bundled_model()), device="cpu")
+    loaded = replace(load_model(str(bundled_model()), device="cpu"), model_id="all-MiniLM-L6-v2")
     documents = [Document(name, 0, len(text.encode()), text) for name, text in bundled_documents()]
     _run(
         lambda: run_documents(

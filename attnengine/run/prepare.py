@@ -137,7 +137,7 @@ def first_manifest(job: Job, settings: RunSettings, checked: dict[str, Any]) -> 
         "attnengine_version": metadata.version("attnengine") if _installed("attnengine") else "source tree",
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "plan": job.plan.digest,
-        "model": loaded.as_dict(),
+        "model": describe_model(loaded),
         "corpus": {
             "documents": len(feed.documents),
             "windows": len(feed.n_tokens),
@@ -157,6 +157,14 @@ def first_manifest(job: Job, settings: RunSettings, checked: dict[str, Any]) -> 
         "nan_heads": [],
         "timings": {},
     }
+
+
+def describe_model(loaded: LoadedModel) -> dict[str, Any]:
+    """What the manifest says of a model."""
+    parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
+    known = loaded.as_dict()
+    renamed = {"id": known.pop("model_id"), "class": known.pop("class_name")}
+    return renamed | {"dtype": str(loaded.model.dtype).removeprefix("torch."), "n_parameters": parameters} | known
 
 
 def _installed(name: str) -> bool:
