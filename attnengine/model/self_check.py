@@ -61,9 +61,8 @@ def self_check(model: PreTrainedModel, sites: Sequence[Site], inputs: Mapping[st
     with running(model, STOCK), torch.inference_mode():
         stock = model(**inputs)
     reason = inexact_reason(model)
-    real = _real_rows(inputs)
-    output_error, nan_outputs = _compare_outputs(captured, stock, real if reason else None)
-    errors = _pattern_errors(calls, _eager_patterns(model, sites, inputs))
+    output_error, nan_outputs = _compare_outputs(captured, stock, list(_real_rows(inputs).values()) if reason else [])
+    errors = _pattern_errors(sites, calls, _eager_patterns(model, sites, inputs), _real_rows(inputs))
     check = SelfCheck(
         calls=len(calls),
         dtype=str(model.dtype).removeprefix("torch."),
@@ -113,21 +112,22 @@ def rebuild_pattern(call: AttentionCall) -> Tensor:
     return torch.softmax(score.masked_fill(nothing, 0), dim=-1).masked_fill(nothing, 0)[..., : key.shape[2]]
 
 
-def _real_rows(inputs: Mapping[str, Any]) -> list[Tensor]:
-    """The padding masks among the inputs: (b, l), true at real tokens."""
-    return [value.bool() for name, value in inputs.items() if name.endswith("attention_mask") and value.dim() == 2]
+def _real_rows(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The padding masks among the inputs, by stack ("encoder" also where there is one): (b, l), true at real tokens."""
+    names = {"encoder": "attention_mask", "decoder": "decoder_attention_mask"}
+    return {stack: inputs[name].bool() for stack, name in names.items() if name in inputs and inputs[name].dim() == 2}
 
 
-def _compare_outputs(captured: Any, stock: Any, masks: list[Tensor] | None) -> tuple[float, int]:
+def _compare_outputs(captured: Any, stock: Any, masks: list[Tensor]) -> tuple[float, int]:
     """Largest difference relative to the largest output, and the number of NaN in the stock outputs.
 
-    With ``masks`` the padded rows are left out: what attention gives a row that sees nothing is not defined, and
-    only the vendor's own function gives the same there.
+    Outputs of the shape of one of ``masks`` are compared at its real rows only: eager attention spreads a row that
+    sees nothing over all keys, ours gives zeros there, and so padded rows differ.
     """
     worst, nan = 0.0, 0
     for ours, theirs in zip(_tensors(captured), _tensors(stock), strict=True):
         nan += int(theirs.isnan().sum())
-        real = next((mask for mask in masks or [] if mask.shape == theirs.shape[:2]), None)
+        real = next((mask for mask in masks if mask.shape == theirs.shape[:2]), None)
         if real is not None:
             ours, theirs = ours[real], theirs[real]
         scale = float(theirs.double().abs().nan_to_num(0, 0, 0).max()) or 1.0
@@ -156,14 +156,20 @@ def _largest_difference(ours: Tensor, theirs: Tensor) -> float:
     return float((ours.double() - theirs.double()).abs()[~same].nan_to_num(float("inf")).max())
 
 
-def _pattern_errors(calls: list[AttentionCall], eager: list[Tensor | None]) -> list[float]:
-    """For each call whose eager pattern is known, the largest difference over rows that see something."""
+def _pattern_errors(
+    sites: Sequence[Site], calls: list[AttentionCall], eager: list[Tensor | None], real: Mapping[str, Tensor]
+) -> list[float]:
+    """For each call whose eager pattern is known, the largest difference over real rows that see something."""
     errors = []
-    for call, theirs in zip(calls, eager, strict=True):
+    for site, call, theirs in zip(sites, calls, eager, strict=True):
         if theirs is None:
             continue
-        sees = (call.hi > call.lo)[:, None, :, None].expand(theirs.shape)
-        errors.append(_largest_difference(rebuild_pattern(call)[sees], theirs[sees].double()))
+        sees = call.hi > call.lo  # (b, q)
+        mask = real.get(site.stack or "encoder")
+        if mask is not None and mask.shape == sees.shape:
+            sees = sees & mask.to(sees.device)
+        rows = sees[:, None, :, None].expand(theirs.shape)
+        errors.append(_largest_difference(rebuild_pattern(call)[rows], theirs[rows].double()))
     return errors
 
 
