@@ -11,40 +11,25 @@ import os
 import platform
 import shutil
 import sys
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from importlib.metadata import PackageNotFoundError, requires, version
+from typing import TYPE_CHECKING, Any
 
 from attnengine.bundled import bundled_model
 from attnengine.errors import ModelError
 
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
 Report = dict[str, Any]
 
-# Distribution name -> what is lost without it. Those without a dash are required by pyproject.toml.
-PACKAGES = {
-    "torch": "nothing can be analysed",
-    "transformers": "no model can be loaded",
-    "tokenizers": "no text can be tokenised",
-    "triton": "no GPU kernels",
-    "numpy": "no run can be read",
-    "pandas": "no run can be read",
-    "pyarrow": "no run can be read",
-    "safetensors": "no weights and no shards can be read",
-    "numba": "no embedding and no rasters",
-    "umap-learn": "no comparison layout",
-    "scikit-learn": "no t-SNE, no sample images",
-    "bokeh": "no explorer",
-    "pillow": "no images",
-    "typer": "no command line",
-    "rich": "no progress display",
-}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "firefox")
 
 
 def report() -> Report:
     """What this machine has, as plain data; ``problems`` is a list of {"what", "remedy"}, empty if all is well."""
-    packages = {name: installed_version(name) for name in PACKAGES}
+    packages, package_problems = ask_packages()
     torch_facts, torch_problems = ask_torch()
-    kernel_facts, kernel_problems = ask_kernels()
+    kernel_facts, kernel_problems = ask_kernels("cuda" if torch_facts["devices"] else "cpu")
     model, model_problems = ask_bundled_model()
     return {
         "attnengine": installed_version("attnengine"),
@@ -57,7 +42,7 @@ def report() -> Report:
         "bundled_model": model,
         "browser": next(filter(None, map(shutil.which, BROWSERS)), None),
         "hugging_face_kernels": installed_version("kernels"),
-        "problems": missing(packages) + torch_problems + kernel_problems + model_problems + shadowed(),
+        "problems": package_problems + torch_problems + kernel_problems + model_problems + shadowed(),
     }
 
 
@@ -74,13 +59,29 @@ def problem(what: str, remedy: str) -> dict[str, str]:
     return {"what": what, "remedy": remedy}
 
 
-def missing(packages: dict[str, str | None]) -> list[dict[str, str]]:
-    """One problem for each required package that is not installed. Triton is required on Linux only."""
-    return [
-        problem(f"{name} is not installed: {PACKAGES[name]}", f"pip install {name}")
-        for name, found in packages.items()
-        if found is None and not (name == "triton" and sys.platform != "linux")
-    ]
+def ask_packages() -> tuple[dict[str, str | None], list[dict[str, str]]]:
+    """The version of every required package, and a problem for each that is missing or out of range."""
+    from packaging.requirements import Requirement
+
+    try:
+        needs = [Requirement(line) for line in requires("attnengine") or ()]
+    except PackageNotFoundError:
+        return {}, [problem("attnengine runs from a checkout and is not installed", "pip install --editable '.[demo]'")]
+    packages: dict[str, str | None] = {}
+    problems = []
+    for need in needs:
+        if need.marker is not None and not need.marker.evaluate({"extra": ""}):
+            continue
+        found = packages[need.name] = installed_version(need.name)
+        if found is None or not need.specifier.contains(found, prereleases=True):
+            has = "is not installed" if found is None else f"is {found}"
+            problems.append(problem(f"{need.name} {has}, expected {need.specifier or 'any version'}", remedy_for(need)))
+    return packages, problems
+
+
+def remedy_for(need: Requirement) -> str:
+    """The command that installs a required package in a version that will do."""
+    return f"pip install '{need.name}{need.specifier}'"
 
 
 def ask_torch() -> tuple[Report, list[dict[str, str]]]:
@@ -98,6 +99,16 @@ def ask_torch() -> tuple[Report, list[dict[str, str]]]:
         remedy = "check that nvidia-smi answers, and that torch is a CUDA build for this driver"
         return facts, [problem(f"an NVIDIA driver is here, but torch {torch.__version__} sees no device", remedy)]
     return facts, []
+
+
+def ask_kernels(device: str) -> tuple[Report, list[dict[str, str]]]:
+    """Which kernels a run on ``device`` would use, asked of the kernels themselves."""
+    try:
+        from attnengine_kernels.api import path_for
+
+        return {"kernels": path_for(device)}, []
+    except Exception as error:  # torch or triton missing or broken: a finding, like everything else here
+        return {"kernels": None}, [problem(f"the kernels cannot be loaded: {one_line(error)}", "mend torch and triton")]
 
 
 def describe_device(index: int) -> Report:
@@ -134,21 +145,20 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
 
 
-def render(found: Report) -> str:
-    """The report for a person: one fact a line, then each problem with its remedy."""
-    packages = ", ".join(f"{name} {number}" for name, number in found["packages"].items() if number)
+def render(found: Report) -> None:
+    """Print the report for a person: one fact a line, then each problem with its remedy."""
     devices = ", ".join(f"{d['name']} ({d['memory_gib']} GiB, sm_{d['capability']})" for d in found["devices"])
     facts = {
-        "attnengine": found["attnengine"] or "not installed (running from a checkout)",
+        "attnengine": found["attnengine"] or "not installed, running from a checkout",
         "Python": f"{found['python']} on {found['platform']}",
-        "packages": packages,
+        "packages": ", ".join(f"{name} {number}" for name, number in found["packages"].items() if number),
         "CPU": f"{found['cpu_cores']} cores, torch uses {found['cpu_threads'] or 'no'} threads",
-        "GPU": devices or f"none (torch built for CUDA {found['cuda_build']})",
-        "kernels": found["kernel_path"] or "none",
+        "GPU": devices or f"none (torch is a {'CUDA ' + found['cuda_build'] if found['cuda_build'] else 'CPU'} build)",
+        "kernels": str(found["kernels"] or "none"),
         "demo model": found["bundled_model"] or "none",
         "browser": found["browser"] or "none on PATH; the explorer prints an address to open",
-        "HF kernels": found["hugging_face_kernels"] or "not installed (not needed)",
+        "HF kernels": found["hugging_face_kernels"] or "not installed, not needed",
     }
     lines = [f"{name:<12}{value}" for name, value in facts.items()]
-    lines += ["", *(f"! {p['what']}\n  -> {p['remedy']}" for p in found["problems"])]
-    return "\n".join(lines if found["problems"] else [*lines, "no problems found"])
+    lines += [f"! {p['what']}\n  -> {p['remedy']}" for p in found["problems"]] or ["no problems found"]
+    sys.stdout.write("\n".join(lines) + "\n")
