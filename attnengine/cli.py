@@ -15,6 +15,8 @@ import typer
 
 from attnengine.errors import AttnEngineError
 
+BENCHMARKS = ("run", "gpu")
+
 app = typer.Typer(
     help="What every attention head of a transformer does, how its queries and keys do it, and where, over a corpus.",
     no_args_is_help=True,
@@ -43,10 +45,17 @@ def main() -> None:
             raise
         _fail(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        where = f" at {error.filename}" if error.filename else ""
-        _fail(f"{error.strerror}{where}; what was finished before is kept. Make room and go on with --resume")
+        _fail(_disk_error(error))
+
+
+def _disk_error(error: OSError) -> str:
+    """What to do about a full or forbidden disk; any other OSError is a bug of ours and keeps its traceback."""
+    where = f": {error.filename}" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{error.strerror}{where}. Finished shards are kept: make room and go on with --resume"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG):
+        return f"{error.strerror}{where}; give a folder that can be written"
+    raise error
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
@@ -83,6 +92,7 @@ def run(
     max_tokens: Annotated[int | None, typer.Option(help="Stop adding windows after this many tokens.", min=1)] = None,
     sample: Annotated[int, typer.Option(help="Tokens whose queries, keys and values are kept.", min=0)] = 5000,
     batch_tokens: Annotated[int, typer.Option(help="Padded tokens a batch.", min=1)] = 4096,
+    shard_tokens: Annotated[int, typer.Option(help="Tokens a shard: the most that a kill can lose.", min=1)] = 32768,
     seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
     text: Annotated[bool, typer.Option("--text/--no-text", help="Keep the sampled tokens' text, or offsets only.")] = True,
     revision: Annotated[str | None, typer.Option(help="Hub revision of the model.")] = None,
@@ -101,8 +111,8 @@ def run(
     from attnengine.run.settings import RunSettings
 
     settings = RunSettings(
-        window=window, stride=stride, bos=bos, batch_tokens=batch_tokens, sample=sample, seed=seed,
-        max_tokens=max_tokens, keep_text=text,
+        window=window, stride=stride, bos=bos, batch_tokens=batch_tokens, shard_tokens=shard_tokens, sample=sample,
+        seed=seed, max_tokens=max_tokens, keep_text=text,
     )  # fmt: skip
     reporter = Reporter(quiet=quiet)
     options = SourceOptions(documents, text_column, label_column, longest_line)
@@ -212,6 +222,29 @@ def demo(
     )  # fmt: skip
     if serve:
         explore([output], port=port, host="127.0.0.1", token=None, browser=True)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench(
+    context: typer.Context,
+    what: Annotated[str, typer.Argument(help="run: whole forwards on the CPU; gpu: every kernel on a CUDA machine.")],
+) -> None:
+    """Measure what the statistics cost, against the strongest rivals, and write a result file.
+
+    What follows WHAT goes to the benchmark: `attnengine bench run --help`.
+    """
+    import runpy
+
+    import attnengine
+
+    folder = Path(attnengine.__file__).resolve().parent.parent / "benchmarks"
+    script = folder / f"{what}.py"
+    if not folder.is_dir():
+        _fail("benchmarks live in the repository, not in the installed package: clone it and run from the checkout")
+    if what not in BENCHMARKS:
+        _fail(f"no benchmark {what!r}; expected one of {', '.join(BENCHMARKS)}")
+    sys.argv = [f"attnengine bench {what}", *context.args]
+    runpy.run_path(str(script), run_name="__main__")
 
 
 @app.command()

@@ -216,8 +216,7 @@ def open_folder(run: Path, manifest: dict[str, Any], *, resume: bool, overwrite:
             raise PlanError(f"{run} holds {_difference(existing, manifest)}; use --overwrite, or another folder")
         elif existing["status"] == "complete":
             return True
-    (run / "shards").mkdir(parents=True, exist_ok=True)
-    store.write_manifest(run, manifest)
+    store.write_manifest(run, manifest)  # the first file, so that a full disk leaves an empty folder or a run
     return False
 
 

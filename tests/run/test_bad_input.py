@@ -1,0 +1,205 @@
+"""Whatever goes wrong, a user sees one line that says what to do, exit code 2, and no run that looks complete."""
+
+import json
+import os
+import shutil
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import DebertaV2Config, DebertaV2Model, MambaConfig, MambaModel
+
+from attnengine import store
+from attnengine.cli import main
+from attnengine.errors import RunFormatError
+
+
+@pytest.fixture
+def attnengine(monkeypatch, capsys):
+    """Run the command line in this process: (exit code, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["attnengine", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as stop:
+            return stop.code or 0, capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    return run
+
+
+def refused(result, *words):
+    """Exit code 2 and one line of ours that holds every word."""
+    code, stderr = result
+    lines = [line for line in stderr.splitlines() if line.startswith("attnengine: ")]
+    assert code == 2, stderr
+    assert len(lines) == 1, stderr
+    assert "Traceback" not in stderr
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize("model", ["/nowhere/at/all", "nobody/nothing-of-this-name"])
+def test_a_missing_model(attnengine, corpus, tmp_path, model):
+    refused(attnengine("run", model, corpus, "-o", tmp_path / "r"), model.rsplit("/", maxsplit=1)[-1])
+    assert not (tmp_path / "r").exists()
+
+
+def save_with_tokenizer(model, tiny_bert, folder):
+    model.save_pretrained(folder)
+    for path in tiny_bert.glob("*token*"):
+        shutil.copy(path, folder)
+    return folder
+
+
+def test_a_model_without_attention(attnengine, corpus, tiny_bert, tmp_path):
+    config = MambaConfig(vocab_size=30522, hidden_size=16, num_hidden_layers=1, state_size=4)
+    folder = save_with_tokenizer(MambaModel(config), tiny_bert, tmp_path / "mamba")
+    refused(attnengine("run", folder, corpus, "-o", tmp_path / "r", "-q"), "no attention")
+    assert not (tmp_path / "r").exists()
+
+
+def test_deberta_which_bypasses_the_interface(attnengine, corpus, tiny_bert, tmp_path):
+    config = DebertaV2Config(
+        vocab_size=30522, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    folder = save_with_tokenizer(DebertaV2Model(config), tiny_bert, tmp_path / "deberta")
+    refused(attnengine("run", folder, corpus, "-o", tmp_path / "r", "-q"), "interface")
+
+
+def test_a_tokenizer_that_is_not_fast(attnengine, corpus, tiny_bert, tmp_path):
+    folder = tmp_path / "slow"
+    shutil.copytree(tiny_bert, folder)
+    for path in folder.glob("*token*"):
+        path.unlink()
+    refused(attnengine("run", folder, corpus, "-o", tmp_path / "r"), "tokenizer")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "word"),
+    [
+        ("empty.txt", b"", "empty"),
+        ("noise.txt", bytes(range(256)) * 40, "NUL"),
+        ("latin.txt", "café".encode("latin-1"), "not UTF-8"),
+        ("rows.jsonl", b'{"text": "a"}\n{"other": 1}\n', "line 2"),
+        ("line.txt", b"a" * 2_000_000, "one line has 2,000,000 characters"),
+    ],
+)
+def test_a_corpus_that_is_not_text(attnengine, tiny_bert, tmp_path, name, data, word):
+    (tmp_path / name).write_bytes(data)
+    refused(attnengine("run", tiny_bert, tmp_path / name, "-o", tmp_path / "r"), word)
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_window_longer_than_the_models_positions(attnengine, tiny_bert, corpus, tmp_path):
+    refused(attnengine("run", tiny_bert, corpus, "-o", tmp_path / "r", "--window", 129), "128 positions")
+
+
+def test_images_for_a_text_model(attnengine, tiny_bert, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    refused(attnengine("run", tiny_bert, tmp_path / "a.png", "-o", tmp_path / "r"), "images")
+
+
+def test_values_that_make_no_sense(attnengine, tiny_bert, corpus, tmp_path):
+    refused(attnengine("run", tiny_bert, corpus, "-o", tmp_path / "r", "--dtype", "int8"), "--dtype must be auto")
+    refused(attnengine("run", tiny_bert, corpus, "-o", tmp_path / "r", "--bos", "maybe"), "bos must be")
+    refused(attnengine("run", tiny_bert, corpus, "-o", tmp_path / "r", "--device", "tpu:0"), "device")
+    refused(attnengine("run", tiny_bert, corpus, "-o", tmp_path / "r", "--documents", "page"), "documents must be")
+
+
+def test_an_existing_folder_is_never_touched_unasked(attnengine, tiny_bert, corpus, tmp_path):
+    run = ["run", tiny_bert, corpus, "-q", "--sample", 64, "-o"]
+    foreign = tmp_path / "photos"
+    foreign.mkdir()
+    (foreign / "cat.txt").write_text("precious")
+    for extra in ([], ["--overwrite"], ["--resume"]):
+        refused(attnengine(*run, foreign, *extra), "is not a run")
+    assert (foreign / "cat.txt").read_text() == "precious"
+    assert attnengine(*run, tmp_path / "r")[0] == 0
+    before = store.read_manifest(tmp_path / "r")["run_hash"]
+    refused(attnengine(*run, tmp_path / "r"), "--resume", "--overwrite")
+    refused(attnengine(*run, tmp_path / "r", "--resume", "--seed", 5), "another settings", "--overwrite")
+    assert attnengine(*run, tmp_path / "r", "--resume")[0] == 0
+    assert attnengine(*run, tmp_path / "r", "--overwrite")[0] == 0
+    assert store.read_manifest(tmp_path / "r")["run_hash"] == before
+    (tmp_path / "file").write_text("")
+    refused(attnengine(*run, tmp_path / "file"), "is a file")
+
+
+def test_a_folder_that_is_no_run_or_a_damaged_one(attnengine, tiny_bert, corpus, tmp_path):
+    refused(attnengine("info", tmp_path), "no manifest.json")
+    refused(attnengine("info", tmp_path / "nowhere"), "not a folder")
+    (tmp_path / "manifest.json").write_text("{")
+    refused(attnengine("info", tmp_path), "not readable JSON")
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": store.FORMAT, "format_version": 99}))
+    refused(attnengine("info", tmp_path), "version 99")
+    run = tmp_path / "r"
+    assert attnengine("run", tiny_bert, corpus, "-o", run, "-q", "--sample", 64)[0] == 0
+    (run / "neurons.parquet").write_bytes(b"PAR1 nothing")
+    refused(attnengine("info", run, "--verify"), "neurons.parquet differs")
+    with pytest.raises(RunFormatError, match=r"neurons\.parquet"):
+        _ = store.open_run(run).neurons
+    with pytest.raises(RunFormatError, match="outside itself"):
+        store.inside(run, "../../etc/passwd")
+
+
+def test_a_full_disk_keeps_what_was_done_and_says_so(attnengine, tiny_bert, corpus, tmp_path, monkeypatch):
+    """The third shard does not fit: exit 2 with the way on, an unfinished run, and --resume gives the same bits."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run = ["run", tiny_bert, corpus, "-q", "--shard-tokens", 1000, "--batch-tokens", 500, "--sample", 300, "-o"]
+    assert attnengine(*run, whole)[0] == 0
+    write = store.write_atomic
+
+    def full(path, data):
+        if path.name == "shard-00002.safetensors":
+            raise OSError(28, "No space left on device", str(path))
+        write(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_atomic", full)
+        refused(attnengine(*run, cut), "No space left", "--resume")
+    assert store.read_manifest(cut)["status"] == "running"
+    with pytest.raises(RunFormatError, match="not finished"):
+        store.open_run(cut)
+    refused(attnengine(*run, cut), "already holds a running run")
+    assert attnengine(*run, cut, "--resume")[0] == 0
+    assert store.read_manifest(cut)["run_hash"] == store.read_manifest(whole)["run_hash"]
+
+
+def test_a_damaged_shard_is_refused_on_resume(attnengine, tiny_bert, corpus, tmp_path, monkeypatch):
+    run = ["run", tiny_bert, corpus, "-q", "--shard-tokens", 1000, "--sample", 0, "-o", tmp_path / "r"]
+    with monkeypatch.context() as patch:
+        patch.setattr("attnengine.run.engine.finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        refused(attnengine(*run), "finished shards are kept", "--resume")
+    shard = next((tmp_path / "r" / "shards").glob("shard-*"))
+    data = bytearray(shard.read_bytes())
+    data[-3] ^= 1
+    shard.write_bytes(data)
+    refused(attnengine(*run, "--resume"), "checksum")
+
+
+def test_nan_weights_are_reported_by_head_and_not_averaged_away(attnengine, tiny_bert, corpus, tmp_path):
+    folder = tmp_path / "nan"
+    shutil.copytree(tiny_bert, folder)
+    weights = load_file(folder / "model.safetensors")
+    name = next(key for key in weights if key.endswith("layer.1.attention.self.query.weight"))
+    weights[name][8:16] = torch.nan  # layer 1, head 1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    code, stderr = attnengine("run", folder, corpus, "-o", tmp_path / "r", "-q", "--sample", 64)
+    assert code == 0
+    assert "warning: 1 of 8 heads have values that are not finite, the first is L1H1" in stderr
+    run = store.open_run(tmp_path / "r")
+    assert run.manifest["nan_heads"] == [[1, 1]]
+    bad = (run.heads.site == 1) & (run.heads["head"] == 1)
+    assert run.heads[bad].entropy.isna().all()
+    assert run.heads[~bad].entropy.notna().all()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written(attnengine, tiny_bert, corpus, tmp_path):
+    tmp_path.chmod(0o500)
+    refused(attnengine("run", tiny_bert, corpus, "-o", tmp_path / "r"), "give a folder that can be written")
