@@ -78,5 +78,5 @@ def read_keywords(name: str, dropout: float, heads: int, kwargs: Mapping[str, An
         position_bias=given.get("position_bias"),
         sliding_window=given.get("sliding_window"),
         softcap=given.get("softcap"),
-        sink=sink,
+        sink=None if sink is None else sink.detach(),  # a parameter: the one tensor here that asks for gradients
     )

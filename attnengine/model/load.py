@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from attnengine.errors import ModelError
@@ -129,10 +129,12 @@ def _check_folder(folder: Path, trust_remote_code: bool) -> list[Path]:
     config = read_json(folder / "config.json")
     if (folder / "adapter_config.json").is_file():
         raise ModelError(f"{folder} holds a PEFT adapter: merge it into its base model and save that")
-    for name in ("config.json", "tokenizer_config.json"):
-        found = config if name == "config.json" else read_json(folder / name) if (folder / name).is_file() else {}
-        if "auto_map" in found and not trust_remote_code and "model_type" not in config:
-            raise ModelError(f"{folder / name} asks to run code of its own: not done without trust_remote_code")
+    kind = config.get("model_type")
+    if "auto_map" in config and kind not in CONFIG_MAPPING and not trust_remote_code:
+        raise ModelError(
+            f"{folder}: transformers does not know model type {kind!r}, and the code the folder brings for it is not "
+            "run without trust_remote_code"
+        )
     return weight_files(folder)
 
 
@@ -204,6 +206,8 @@ def _require_fast(tokenizer: Any) -> None:
             f"{type(tokenizer).__name__} is not a fast tokenizer, so it cannot say where in the text a token comes "
             "from: expected a tokenizer.json beside the model"
         )
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # transformers makes an empty one up without files
+        raise ModelError(f"the {type(tokenizer).__name__} of this model knows no words: its tokenizer.json is missing")
 
 
 def _start_token(model: PreTrainedModel, folder: Path | None) -> int | None:
@@ -233,8 +237,8 @@ def _attempt(what: str, act: Callable[[], T]) -> T:
     except ModelError:
         raise
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise ModelError(f"{what} failed: {type(error).__name__}: {first}") from error
+        said = " ".join(str(error).split())[:300]
+        raise ModelError(f"{what} failed: {type(error).__name__}: {said}") from error
 
 
 @contextmanager
