@@ -83,7 +83,7 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto (as stored; bf16 on CUDA), fp32, bf16 or fp16.")] = "auto",
     window: Annotated[int | None, typer.Option(help="Tokens a window [min(model positions, 1024)].", min=1)] = None,
-    stride: Annotated[int | None, typer.Option(help="Content tokens from window to window [no overlap].", min=1)] = None,
+    stride: Annotated[int | None, typer.Option(help="Tokens from window to window [no overlap].", min=1)] = None,
     bos: Annotated[str, typer.Option(help="auto: special tokens as the tokenizer adds them; always; never.")] = "auto",
     documents: Annotated[str, typer.Option(help="Split text files: auto, file, blank (lines) or line.")] = "auto",
     text_column: Annotated[str, typer.Option(help="The jsonl field that holds the text.")] = "text",
@@ -94,7 +94,7 @@ def run(
     batch_tokens: Annotated[int, typer.Option(help="Padded tokens a batch.", min=1)] = 4096,
     shard_tokens: Annotated[int, typer.Option(help="Tokens a shard: the most that a kill can lose.", min=1)] = 32768,
     seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
-    text: Annotated[bool, typer.Option("--text/--no-text", help="Keep the sampled tokens' text, or offsets only.")] = True,
+    text: Annotated[bool, typer.Option("--text/--no-text", help="Keep sampled tokens' text, or offsets only.")] = True,
     revision: Annotated[str | None, typer.Option(help="Hub revision of the model.")] = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Let the model folder run its own Python code.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
@@ -102,7 +102,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the run would be, and stop.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run MODEL over CORPUS and write head statistics, profiles, patterns and a sample of q, k, v to a run directory."""
+    """Run MODEL over CORPUS and write head statistics, profiles, patterns and sampled q, k, v to a folder."""
     from attnengine.corpus.sources import SourceOptions, read_corpus
     from attnengine.front import run_documents
     from attnengine.model.load import load_model
@@ -141,7 +141,7 @@ def _run(work: Any, output: Path) -> None:
         done = len(list((output / "shards").glob("shard-*.safetensors"))) if output.is_dir() else 0
         if not (output / "manifest.json").exists():
             _fail("stopped before the run began; nothing was written")
-        _fail(f"stopped; {done} finished shards are kept in {output}: the same command with --resume goes on from there")
+        _fail(f"stopped; {done} finished shards are kept in {output}: go on with the same command and --resume")
 
 
 def _dtype(name: str, device: str) -> Any:
@@ -178,8 +178,8 @@ def info(
 def explore(
     runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.", min=0, max=65535)] = 5006,
-    host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's needs --token.")] = "127.0.0.1",
-    token: Annotated[str | None, typer.Option(help="Secret that visitors must bring.", envvar="ATTNENGINE_TOKEN")] = None,
+    host: Annotated[str, typer.Option(help="Address; any but this machine's own needs --token.")] = "127.0.0.1",
+    token: Annotated[str | None, typer.Option(help="What visitors must bring.", envvar="ATTNENGINE_TOKEN")] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the default browser.")] = True,
 ) -> None:
     """Open the explorer on runs, in the browser, until Ctrl-C."""

@@ -10,8 +10,8 @@ from typing import Any
 from attnengine.corpus.sources import Document, documents_of
 from attnengine.model.load import LoadedModel, wrap_model
 from attnengine.run.engine import execute
-from attnengine.run.prepare import choose_device, disk_estimate, make_job, open_folder, site_summary
-from attnengine.run.progress import Reporter
+from attnengine.run.prepare import choose_device, disk_estimate, make_job, open_folder, site_summary, time_estimate
+from attnengine.run.progress import Reporter, duration
 from attnengine.run.settings import RunSettings
 from attnengine.store import Run, open_run
 
@@ -64,7 +64,7 @@ def run_documents(
     overwrite: bool = False,
     dry_run: bool = False,
 ) -> Run | None:
-    """Plan, run and finish: the one path that every way of starting a run goes through. ``dry_run`` stops after the plan."""
+    """Plan, run and finish, the one path for every way of starting a run; ``dry_run`` stops after the plan."""
     job, manifest = make_job(loaded, documents, settings, choose_device(device), reporter)
     manifest["corpus"]["source"] = source
     corpus = manifest["corpus"]
@@ -73,7 +73,10 @@ def run_documents(
         f"{corpus['windows']:,} windows, {corpus['tokens']:,} tokens"
     )
     if dry_run:
-        reporter.say(f"{folder} would take about {disk_estimate(job) / 1e6:,.0f} MB; nothing was written")
+        reporter.say(
+            f"{folder} would take about {disk_estimate(job) / 1e6:,.0f} MB and {duration(time_estimate(job))}; "
+            "nothing was written"
+        )
         return None
     if open_folder(folder, manifest, resume=resume, overwrite=overwrite):
         reporter.say(f"{folder} is already complete")

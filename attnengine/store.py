@@ -117,7 +117,8 @@ class Run:
         if layer is not None:
             found = table[table.layer == layer]
         if len(found) != 1:
-            listing = ", ".join(f"{row.site} ({row.stack or 'layer'} {row.layer} {row.kind})" for row in table.itertuples())
+            rows = table.itertuples()
+            listing = ", ".join(f"{row.site} ({row.stack or 'layer'} {row.layer} {row.kind})" for row in rows)
             raise ValueError(f"expected one site, {site=} {layer=} names {len(found)}; sites are {listing}")
         return int(found.site.iloc[0])
 
@@ -211,7 +212,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 def commit(temporary: Path, path: Path) -> None:
     """Rename a synced temporary file into place and sync the folder that names it."""
-    os.replace(temporary, path)
+    temporary.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

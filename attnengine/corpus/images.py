@@ -38,6 +38,7 @@ class ImageWindows:
     def batch(self, windows: Sequence[int], device: str) -> WindowBatch:
         """Pixels and token facts; patches carry (row, column), prefix tokens are special and have no position."""
         import torch
+
         from attnengine_kernels.call import TokenFacts
 
         index = np.arange(self.prefix + self.grid[0] * self.grid[1]) - self.prefix

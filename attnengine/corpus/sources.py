@@ -212,9 +212,7 @@ def _jsonl_documents(data: bytes, name: str, options: SourceOptions) -> Iterator
         start = end
 
 
-def _jsonl_document(
-    line: str, where: str, name: str, span: tuple[int, int], options: SourceOptions
-) -> Document:
+def _jsonl_document(line: str, where: str, name: str, span: tuple[int, int], options: SourceOptions) -> Document:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:

@@ -31,7 +31,7 @@ class TokenStream:
 
 
 def tokenise(
-    documents: Sequence[Document], tokenizer: Any, on_progress: Callable[[int], None] = lambda done: None
+    documents: Sequence[Document], tokenizer: Any, on_progress: Callable[[int], None] = lambda _: None
 ) -> TokenStream:
     """Tokenise every document without special tokens, remembering where each token came from.
 

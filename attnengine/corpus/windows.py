@@ -19,6 +19,7 @@ from attnengine.errors import PlanError
 
 if TYPE_CHECKING:
     import torch
+
     from attnengine_kernels.call import TokenFacts
 
 LONGEST_DEFAULT = 1024  # tokens of a window, where the model has positions for more
@@ -177,9 +178,7 @@ class TextWindows:
         inputs["decoder_attention_mask"] = inputs["attention_mask"]
         # A window of n tokens gives n decoder tokens, so both streams are padded alike.
         shifted["real"] = columns["real"]
-        return WindowBatch(
-            inputs, {"encoder": self._facts(columns, device), "decoder": self._facts(shifted, device)}
-        )
+        return WindowBatch(inputs, {"encoder": self._facts(columns, device), "decoder": self._facts(shifted, device)})
 
     def _opening(self, column: str) -> Any:
         """What the decoder's start token has in each column."""
@@ -215,6 +214,7 @@ class TextWindows:
 
     def _facts(self, columns: dict[str, np.ndarray], device: str) -> TokenFacts:
         import torch
+
         from attnengine_kernels.call import TokenFacts
 
         def tensor(array: np.ndarray) -> torch.Tensor:

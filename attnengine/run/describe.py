@@ -27,9 +27,12 @@ def facts(run: Path, manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
     timings = manifest.get("timings") or {}
     yield "run", f"{run} ({manifest.get('status')}, format {manifest.get('format_version')})"
     yield "model", f"{model.get('id')} · {model.get('class')} · {model.get('dtype')} · weights {_short(model)}"
-    yield "corpus", (
-        f"{corpus.get('source')} · {_count(corpus, 'documents')} documents, {_count(corpus, 'windows')} windows, "
-        f"{_count(corpus, 'tokens')} tokens"
+    yield (
+        "corpus",
+        (
+            f"{corpus.get('source')} · {_count(corpus, 'documents')} documents, {_count(corpus, 'windows')} windows, "
+            f"{_count(corpus, 'tokens')} tokens"
+        ),
     )
     yield "errors", f"clustered over {_count(corpus, 'groups')} document groups"
     yield "sample", f"{_count(manifest.get('sample') or {}, 'tokens')} tokens with queries, keys and values"

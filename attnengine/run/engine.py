@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attnengine_kernels.api import head_sums
-from attnengine_kernels.call import AttentionCall, TokenFacts
-from attnengine_kernels.sums import profile_edges
 
 from attnengine import store
 from attnengine.corpus.plan import Plan
@@ -30,6 +27,9 @@ from attnengine.run.progress import Reporter
 from attnengine.run.sampling import Sample
 from attnengine.statistics import tables
 from attnengine.statistics.accumulate import Pilot, SiteSums
+from attnengine_kernels.api import head_sums
+from attnengine_kernels.call import AttentionCall, TokenFacts
+from attnengine_kernels.sums import profile_edges
 
 MASS_DEFECT_GATE = 1e-3  # above it, statistics and model used different masks (KERNELS.md section 4)
 

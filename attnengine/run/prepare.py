@@ -5,17 +5,16 @@ from __future__ import annotations
 import datetime
 import hashlib
 import inspect
-import json
 import os
 import platform
 import shutil
+import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from attnengine_kernels.api import path_for
 
 from attnengine import store
 from attnengine.corpus.images import ImageWindows, patch_grid
@@ -28,9 +27,12 @@ from attnengine.model.capture import Capture, find_sites, inexact_reason
 from attnengine.model.load import LoadedModel
 from attnengine.model.self_check import self_check
 from attnengine.records import Site
-from attnengine.run.engine import Job
+from attnengine.run.engine import Job, make_pilots, run_batch
 from attnengine.run.progress import Reporter
+from attnengine.run.sampling import Sample
 from attnengine.run.settings import RunSettings
+from attnengine.statistics.accumulate import SiteSums
+from attnengine_kernels.api import path_for
 
 CHECK_TOKENS = 64  # length of the self-check's batch: eager attention is the one thing here that is L×L
 VERSIONED = ("attnengine", "torch", "transformers", "tokenizers", "triton", "numba", "numpy", "pandas", "pyarrow")
@@ -74,7 +76,7 @@ def make_feed(
     pictures = documents[0].image is not None
     if pictures != (loaded.modality == "image"):
         kind = "images" if pictures else "text"
-        raise PlanError(f"the corpus is {kind}, but {loaded.class_name} reads {loaded.modality}; give it the other kind")
+        raise PlanError(f"the corpus is {kind}, but {loaded.class_name} reads {loaded.modality}")
     if pictures:
         return image_feed(loaded, documents, device)
     tokenizer = loaded.tokenizer
@@ -151,12 +153,18 @@ def first_manifest(job: Job, settings: RunSettings, checked: dict[str, Any]) -> 
         "kernels": path_for(torch.device(job.device).type),
         "self_check": checked,
         "output": "bit-identical to stock SDPA" if reason is None else reason,
-        "versions": {"python": platform.python_version()} | {n: metadata.version(n) for n in VERSIONED if _installed(n)},
+        "versions": versions(),
         "device": {"name": device_name(job.device), "threads": torch.get_num_threads()},
         "warnings": [] if reason is None else [reason],
         "nan_heads": [],
         "timings": {},
     }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that can change a number."""
+    installed = {name: metadata.version(name) for name in VERSIONED if _installed(name)}
+    return {"python": platform.python_version()} | installed
 
 
 def describe_model(loaded: LoadedModel) -> dict[str, Any]:
@@ -210,7 +218,8 @@ def open_folder(run: Path, manifest: dict[str, Any], *, resume: bool, overwrite:
             shutil.rmtree(run)
         elif not resume:
             raise PlanError(
-                f"{run} already holds a {existing['status']} run; continue it with --resume or replace it with --overwrite"
+                f"{run} already holds a {existing['status']} run; "
+                "go on with it by --resume or replace it by --overwrite"
             )
         elif existing.get("plan") != manifest["plan"]:
             raise PlanError(f"{run} holds {_difference(existing, manifest)}; use --overwrite, or another folder")
@@ -230,15 +239,16 @@ def existing_manifest(run: Path) -> dict[str, Any]:
 
 def _difference(existing: dict[str, Any], manifest: dict[str, Any]) -> str:
     """In words, what makes two plans different."""
-    parts = [
-        part
-        for part, theirs, mine in (
-            ("model", existing.get("model", {}).get("weights_sha256"), manifest["model"]["weights_sha256"]),
-            ("corpus", existing.get("corpus", {}).get("fingerprint"), manifest["corpus"]["fingerprint"]),
-            ("settings", json.dumps(existing.get("settings"), sort_keys=True), json.dumps(manifest["settings"], sort_keys=True)),
-        )
-        if theirs != mine
-    ]
+
+    def identity(found: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "model": found.get("model", {}).get("weights_sha256"),
+            "corpus": found.get("corpus", {}).get("fingerprint"),
+            "settings": found.get("settings"),
+        }
+
+    theirs, mine = identity(existing), identity(manifest)
+    parts = [part for part in mine if theirs[part] != mine[part]]
     return f"a run with another {' and '.join(parts) or 'plan (other versions or device)'}"
 
 
@@ -256,3 +266,16 @@ def disk_estimate(job: Job) -> int:
         sums = site.n_heads * (10 * site.d_qk + 60 + 300)
         bytes_total += 8 * sums * min(job.plan.n_groups, len(job.feed.n_tokens)) * min(len(job.plan.shards), 4)
     return bytes_total
+
+
+def time_estimate(job: Job) -> float:
+    """Seconds the run will take, from one full batch through model and statistics, after one to warm up."""
+    windows = job.plan.batches[0]
+    pilots = make_pilots(job)
+    group = torch.from_numpy(job.plan.group).long()[list(windows)]
+    with Capture(job.loaded.model, job.sites) as capture:
+        for _ in range(2):
+            started = time.perf_counter()
+            run_batch(job, capture, windows, group, [SiteSums(pilot) for pilot in pilots], Sample())
+    seconds = time.perf_counter() - started
+    return seconds * float(job.feed.n_tokens.sum()) / float(job.feed.n_tokens[list(windows)].sum())

@@ -52,3 +52,10 @@ class Reporter:
         with Progress(*columns, console=self.console, disable=self.quiet) as bar:
             bar.add_task(what, total=total, completed=done, unit=unit)
             yield bar
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3.5 h``: as exact as an estimate deserves."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from attnengine_kernels.call import AttentionCall
-from attnengine_kernels.topk import sampled_rows
 from torch import Tensor
 
 from attnengine.corpus.plan import Plan
+from attnengine_kernels.call import AttentionCall
+from attnengine_kernels.topk import sampled_rows
 
 TOP_KEYS = 16
 FP16_LIMIT = 6e4  # larger magnitudes are stored in fp32

@@ -33,9 +33,7 @@ def neurons_table(sites: Sequence[Site], sums: Sequence[SiteSums]) -> pd.DataFra
     return _table(sites, [_neuron_columns(one) for one in sums], axis="neuron")
 
 
-def profiles_table(
-    sites: Sequence[Site], sums: Sequence[SiteSums], edges: Sequence[tuple[int, int]]
-) -> pd.DataFrame:
+def profiles_table(sites: Sequence[Site], sums: Sequence[SiteSums], edges: Sequence[tuple[int, int]]) -> pd.DataFrame:
     """One row per self-attention site, head and offset bin [offset_lo, offset_hi) of i − j."""
     lo, hi = np.asarray(edges, dtype=np.int32).T
     kept = [(site, one) for site, one in zip(sites, sums, strict=True) if "profile" in one.grouped]
@@ -99,9 +97,7 @@ def _head_columns(one: SiteSums) -> Columns:
     return out
 
 
-def _head_statistic(
-    name: str, estimator: str, one: SiteSums, grouped: Columns, heads: int
-) -> tuple[Array, Array]:
+def _head_statistic(name: str, estimator: str, one: SiteSums, grouped: Columns, heads: int) -> tuple[Array, Array]:
     if estimator == "std":
         n = grouped["score_mean_n"]
         first = grouped["score_mean"] - n * one.pilot.score.numpy()

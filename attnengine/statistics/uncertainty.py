@@ -15,7 +15,7 @@ Array = np.ndarray
 
 
 def ratio(sums: Array, counts: Array) -> tuple[Array, Array]:
-    """x = Σ S_g / Σ N_g and se = √(G/(G−1) Σ (S_g − x N_g)²) / Σ N_g; both NaN where ΣN_g = 0, se NaN if G < 2."""
+    """The ratio x = Σ S_g / Σ N_g and se = √(G/(G−1) Σ (S_g − x N_g)²) / Σ N_g; NaN where ΣN_g = 0, se if G < 2."""
     total = counts.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         value = sums.sum(0) / total

@@ -16,7 +16,8 @@ def test_a_small_text_file_is_one_document(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("Hello\n\nworld")
     (document,) = read_corpus(str(path), DEFAULT)
-    assert (document.text, document.source, document.byte_start, document.byte_end) == ("Hello\n\nworld", "a.txt", 0, 12)
+    assert (document.text, document.source) == ("Hello\n\nworld", "a.txt")
+    assert (document.byte_start, document.byte_end) == (0, 12)
 
 
 def test_a_large_lone_file_is_split_at_blank_lines_and_every_byte_is_accounted_for(tmp_path):
@@ -104,7 +105,7 @@ def test_a_folder_gives_its_text_files_by_path_and_says_what_it_lacks(tmp_path):
     assert [d.source for d in read_corpus(str(tmp_path), DEFAULT)] == ["b.txt", "sub/a.md"]
     (tmp_path / "b.txt").unlink()
     (tmp_path / "sub" / "a.md").unlink()
-    with pytest.raises(CorpusError, match="holds no corpus.*found 1 other files"):
+    with pytest.raises(CorpusError, match=r"holds no corpus.*found 1 other files"):
         read_corpus(str(tmp_path), DEFAULT)
 
 

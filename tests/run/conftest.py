@@ -27,7 +27,7 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A jsonl file of 40 documents of different lengths."""
     path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
-    words = "the cat sat on the mat . a dog ! did it ? yes , it did".split()
+    words = ["the", "cat", "sat", "on", "the", "mat", ".", "a", "dog", "!", "did", "it", "?", "yes", ",", "it", "did"]
     lines = (" ".join(words[(i * 7 + j) % len(words)] for j in range(20 + 7 * i)) for i in range(40))
     path.write_text("".join(f'{{"text": "{line}"}}\n' for line in lines))
     return path
