@@ -34,13 +34,13 @@ clean:  ## remove the virtual environment, caches and builds; runs are kept
 # Editable, so that a change in the source needs no reinstall; a change of the dependencies does.
 $(VENV)/demo.installed: pyproject.toml | $(VENV)/bin/python
 	$(say) "Installing attnengine and the demo's model"
-	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	@$(BIN)/python -m pip install --quiet --editable '.[demo]'
 	@touch $@
 
 $(VENV)/test.installed: pyproject.toml | $(VENV)/bin/python
 	$(say) "Installing attnengine and the tools for its tests"
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
-	@touch $@
+	@$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $(VENV)/demo.installed $@
 
 # PyTorch goes first and alone: it is most of the download, and a PIP_CONSTRAINT or a local build of it is seen early.
 $(VENV)/bin/python:
