@@ -1,0 +1,141 @@
+"""The wire between Python and the page's frame, and the frame itself.
+
+Figures are Bokeh's. The frame around them (bars, selects, the table of numbers) is plain HTML: what is fixed for a
+session is written by Jinja with autoescaping on, what changes travels as JSON in ``Wire.shown`` and is put in place
+with textContent by js/page.js. Text of a run therefore never meets an HTML parser.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from bokeh.core.properties import String
+from bokeh.model import DataModel
+from markupsafe import Markup
+
+from attnengine_explorer.columns import grouped
+from attnengine_explorer.numbers import count
+from attnengine_explorer.run_data import RunData
+
+HERE = Path(__file__).parent
+MAX_ACT = 8192
+
+
+def with_nonce(markup: str, nonce: str) -> Markup:
+    """Bokeh's own script tags with the nonce that lets them, and no other inline script, run."""
+    return Markup(markup.replace("<script", f'<script nonce="{nonce}"'))  # noqa: S704  Bokeh wrote and escaped it
+
+
+_ENVIRONMENT = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE / "theme"), autoescape=True)
+_ENVIRONMENT.filters["with_nonce"] = with_nonce
+
+
+class Wire(DataModel):
+    """``act``: JSON of what the person did, browser → Python. ``shown``: JSON of what to show, Python → browser."""
+
+    act = String("")
+    shown = String("")
+
+
+def parse_act(text: str) -> dict[str, Any]:
+    """The act as a dictionary; ValueError if it is anything else (a client may send what it likes)."""
+    if len(text) > MAX_ACT:
+        raise ValueError(f"an act of {len(text)} characters, expected at most {MAX_ACT}")
+    try:
+        act = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("an act nested too deeply") from error
+    if not isinstance(act, dict) or not isinstance(act.get("kind"), str):
+        raise ValueError("an act without a kind")
+    return act
+
+
+def template(name: str) -> jinja2.Template:
+    """A template of theme/, autoescaping."""
+    return _ENVIRONMENT.get_template(name)
+
+
+def frame_variables(run: RunData, runs: list[str], current: int) -> dict[str, Any]:
+    """What page.html needs: facts of the run, the lists of statistics, our own style and script, a fresh nonce."""
+    return {
+        "nonce": secrets.token_urlsafe(16),
+        "style": (HERE / "theme" / "style.css").read_text(encoding="utf-8"),
+        "script": (HERE / "js" / "page.js").read_text(encoding="utf-8"),
+        "columns": run.grid.n_columns,
+        "rows": round(-run.grid.bottom + 0.5, 1),
+        "facts": facts(run),
+        "status": status(run),
+        "warnings": warnings(run),
+        "statistics": grouped(run.statistics),
+        "neuron_statistics": grouped(run.neuron_statistics),
+        "has_patterns": run.patterns is not None,
+        "runs": runs,
+        "current": current,
+    }
+
+
+def facts(run: RunData) -> dict[str, str]:
+    """Model and corpus, for the top bar."""
+    model, corpus = section(run, "model"), section(run, "corpus")
+    return {
+        "model": text(model.get("id")) or "unnamed model",
+        "model_detail": joined(text(model.get("class")), parameters(model.get("n_parameters")), text(model.get("dtype"))),
+        "corpus": text(corpus.get("source")) or "unnamed corpus",
+        "run": run.path.name,
+    }
+
+
+def status(run: RunData) -> list[tuple[str, str]]:
+    """Counts and provenance, for the line at the bottom."""
+    corpus = section(run, "corpus")
+    device = section(run, "device")
+    pairs = [(count(corpus.get(name)), name) for name in ("tokens", "documents", "windows")]
+    pairs.append((count(len(run.rows)), "heads"))
+    pairs.append((text(device.get("name") or device.get("type")), "device"))
+    pairs.append((text(run.manifest.get("attnengine_version")), "attnengine"))
+    pairs.append((text(run.manifest.get("run_hash"))[:12], "run"))
+    return [(value, name) for value, name in pairs if value]
+
+
+def warnings(run: RunData) -> list[str]:
+    """What the run warns of, and what the explorer noticed itself."""
+    listed = run.manifest.get("warnings")
+    found = [text(warning) for warning in listed] if isinstance(listed, list) else []
+    said = " ".join(found).lower()
+    if run.nan_heads and "nan" not in said:
+        names = [run.name(*pair) for pair in sorted(run.nan_heads) if pair in run.index]
+        found.append(f"{len(names)} heads produced NaN or infinite numbers: {', '.join(names[:8])}")
+    note = section(run, "self_check").get("note") or section(run, "model").get("exactness")
+    return found + ([text(note)] if note else [])
+
+
+def section(run: RunData, name: str) -> dict[str, Any]:
+    """A dictionary of the manifest; empty if it is missing or something else."""
+    value = run.manifest.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def text(value: object) -> str:
+    """A manifest value as one line of text, cut at 300 characters."""
+    if value is None:
+        return ""
+    return " ".join(str(value).split())[:300]
+
+
+def parameters(value: object) -> str:
+    """``22.7 M parameters``."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        return ""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit} parameters"
+    return f"{value:.0f} parameters"
+
+
+def joined(*parts: str) -> str:
+    """The non-empty parts with a dot between them."""
+    return " · ".join(part for part in parts if part)

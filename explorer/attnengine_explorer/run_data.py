@@ -1,0 +1,166 @@
+"""What the explorer takes from a run: checked once, read lazily, shared by all sessions, never written.
+
+Everything in a run directory may come from a stranger, so each value is used as a number or as inert text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from attnengine.errors import RunFormatError
+from attnengine.records import Site, head_name
+from attnengine.statistics.catalogue import Statistic
+from attnengine.store import open_run
+from attnengine_explorer import columns
+from attnengine_explorer.atlas import Grid, lay_out
+from attnengine_explorer.state import ViewState
+
+MAX_HEADS = 20_000
+_SITE_COLUMNS = tuple(Site.__dataclass_fields__)
+
+
+class RunData:
+    """A run, opened for looking at. ``path`` is where it lies."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run = open_run(path)
+        self.manifest: dict[str, Any] = self.run.manifest
+        self.sites = _sites(path, self.run.sites)
+        self.heads = _heads(path, self.run.heads, self.sites)
+        self.statistics = columns.of_heads(self.heads)
+        if not self.statistics:
+            raise RunFormatError(f"{path} has no statistic in heads.parquet; the run is damaged, make it again")
+        self._positions: dict[str, dict[tuple[int, int], np.ndarray]] = {}
+        self.grid: Grid = lay_out(list(self.sites.values()))
+
+    @cached_property
+    def nan_heads(self) -> frozenset[tuple[int, int]]:
+        """(site, head) whose numbers were NaN or infinite, as the manifest says."""
+        listed = self.manifest.get("nan_heads")
+        pairs = listed if isinstance(listed, list) else []
+        return frozenset(
+            (pair[0], pair[1])
+            for pair in pairs
+            if isinstance(pair, list) and len(pair) == 2 and all(isinstance(n, int) for n in pair)
+        )
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """``heads`` as plain dictionaries, ordered by site and head."""
+        return self.heads.to_dict("records")
+
+    @cached_property
+    def index(self) -> dict[tuple[int, int], int]:
+        """(site, head) → row of ``heads``."""
+        return {(row["site"], row["head"]): i for i, row in enumerate(self.rows)}
+
+    def name(self, site: int, head: int) -> str:
+        """``L5H3``."""
+        return head_name(self.sites[site], head)
+
+    def why_missing(self, statistic: str, row: dict[str, Any]) -> str:
+        """Why ``statistic`` is null in a row of ``heads`` or ``neurons``."""
+        return columns.why_missing(statistic, row, self.nan_heads, self.sites[row["site"]].has_sink)
+
+    @cached_property
+    def neuron_statistics(self) -> dict[str, Statistic]:
+        """The statistics of ``neurons``; empty if the table cannot be read."""
+        table = self.table("neurons")
+        return {} if table is None else columns.of_neurons(table)
+
+    def table(self, name: str) -> pd.DataFrame | None:
+        """A table of the run, or None where it is missing or damaged: the panel that wants it says so."""
+        try:
+            return getattr(self.run, name)
+        except RunFormatError:
+            return None
+
+    def head_rows(self, name: str, site: int, head: int) -> pd.DataFrame | None:
+        """The rows of ``neurons`` or ``profiles`` for one head; None without the table, empty without rows."""
+        rows = self._rows_by_head(name)
+        table = self.table(name)
+        return None if rows is None or table is None else table.iloc[rows.get((site, head), [])]
+
+    def _rows_by_head(self, name: str) -> dict[tuple[int, int], np.ndarray] | None:
+        table = self.table(name)
+        if table is None or not {"site", "head"} <= set(table.columns):
+            return None
+        if name not in self._positions:
+            self._positions[name] = dict(table.groupby(["site", "head"]).indices)
+        return self._positions[name]
+
+    @cached_property
+    def patterns(self) -> np.ndarray | None:
+        """(site, head, bins, bins) mean patterns, or None if the file is missing or of another shape."""
+        try:
+            patterns = self.run.patterns
+        except RunFormatError:
+            return None
+        fits = patterns.ndim == 4 and patterns.dtype.kind == "f" and patterns.shape[2] == patterns.shape[3] <= 256
+        return patterns if fits else None
+
+    def pattern(self, site: int, head: int) -> np.ndarray | None:
+        """One head's mean pattern (query bin, key bin), None if the run has none for it."""
+        patterns = self.patterns
+        if patterns is None or site >= patterns.shape[0] or head >= patterns.shape[1]:
+            return None
+        pattern = np.asarray(patterns[site, head], dtype=np.float32)
+        return pattern if np.isfinite(pattern).any() else None
+
+    def fitted(self, state: ViewState) -> ViewState:
+        """``state`` with what this run does not have replaced: a link may have been made on another run."""
+        default = ViewState()
+        if state.statistic not in self.statistics:
+            first = next(iter(self.statistics))
+            state = replace(state, statistic=default.statistic if default.statistic in self.statistics else first)
+        if state.neuron_statistic not in self.neuron_statistics:
+            state = replace(state, neuron_statistic=default.neuron_statistic)
+        if state.selected is not None and state.selected not in self.index:
+            state = replace(state, site=None, head=None)
+        return state
+
+
+def _sites(path: Path, table: pd.DataFrame) -> dict[int, Site]:
+    """Site records by number; RunFormatError names what is missing."""
+    missing = [name for name in _SITE_COLUMNS if name not in table.columns]
+    if missing:
+        raise RunFormatError(f"{path}/sites.parquet lacks the columns {missing}; the run is damaged, make it again")
+    try:
+        sites = [_site(row) for row in table.to_dict("records")]
+    except (TypeError, ValueError) as error:
+        raise RunFormatError(f"{path}/sites.parquet does not hold sites ({error}); make the run again") from error
+    if not sites or any(not 0 < site.n_heads <= MAX_HEADS for site in sites):
+        raise RunFormatError(f"{path}/sites.parquet names no site, or one without heads; make the run again")
+    return {site.site: site for site in sorted(sites, key=lambda site: site.site)}
+
+
+def _site(row: dict[str, Any]) -> Site:
+    integers = ("site", "ordinal", "layer", "n_heads", "n_kv_heads", "d_qk", "d_v")
+    texts = ("module", "stack", "kind")
+    values: dict[str, Any] = {name: int(row[name]) for name in integers}
+    values |= {name: str(row[name] or "") for name in texts}
+    values |= {"has_sink": bool(row["has_sink"]), "has_bias": bool(row["has_bias"]), "scale": float(row["scale"])}
+    values["window"] = None if pd.isna(row["window"]) else int(row["window"])
+    values["softcap"] = None if pd.isna(row["softcap"]) else float(row["softcap"])
+    return Site(**values)
+
+
+def _heads(path: Path, table: pd.DataFrame, sites: dict[int, Site]) -> pd.DataFrame:
+    """``heads`` ordered by site and head, checked against the sites."""
+    where = f"{path}/heads.parquet"
+    if not {"site", "head"} <= set(table.columns):
+        raise RunFormatError(f"{where} lacks the columns site and head; the run is damaged, make it again")
+    if not 0 < len(table) <= MAX_HEADS or table.duplicated(["site", "head"]).any():
+        raise RunFormatError(f"{where} holds {len(table)} rows, expected one per head; make the run again")
+    known = {(site.site, head) for site in sites.values() for head in range(site.n_heads)}
+    strangers = [pair for pair in zip(table["site"], table["head"], strict=True) if pair not in known]
+    if strangers:
+        raise RunFormatError(f"{where} names the head {strangers[0]}, which no site has; make the run again")
+    return table.sort_values(["site", "head"], ignore_index=True)

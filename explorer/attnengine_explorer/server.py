@@ -1,0 +1,173 @@
+"""``attnengine explore``: opens runs, binds a port, serves pages until Ctrl-C.
+
+One process, one event loop. Runs are opened before the port is bound, so that a damaged one is an error in the
+terminal and not a broken page.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import signal
+import webbrowser
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from bokeh.application import Application
+from bokeh.application.handlers.function import FunctionHandler
+from bokeh.document import Document
+from bokeh.resources import Resources
+from bokeh.server.auth_provider import AuthProvider, NullAuth
+from bokeh.server.server import BaseServer
+from bokeh.server.tornado import BokehTornado
+from tornado.httpserver import HTTPServer
+from tornado.ioloop import IOLoop
+from tornado.iostream import IOStream
+from tornado.netutil import bind_sockets
+from tornado.web import RequestHandler
+
+from attnengine.errors import AttnEngineError
+from attnengine_explorer import url
+from attnengine_explorer.auth import TokenAuth, is_loopback
+from attnengine_explorer.page import template
+from attnengine_explorer.run_data import RunData
+from attnengine_explorer.session import Session
+
+log = logging.getLogger("attnengine.explorer")
+
+DEFAULT_PORT = 5006
+#: MathJax (1.8 MB) and WebGL are left out: nothing here is typeset, and software WebGL is slower than canvas.
+COMPONENTS = ["bokeh", "bokeh-widgets", "bokeh-tables"]
+MINUTE = 60_000
+MIN_TOKEN = 16
+
+
+class PortError(AttnEngineError):
+    """The address or port cannot be used."""
+
+
+class Health(RequestHandler):
+    """``/health``: says that the server answers, and nothing about what it serves."""
+
+    def get(self) -> None:
+        """Answer."""
+        self.set_header("Content-Type", "application/json")
+        self.write(json.dumps({"status": "ok"}))
+
+
+class _Tornado(BokehTornado):
+    def resources(self, absolute_url: str | bool | None = None) -> Resources:
+        return super().resources(absolute_url).clone(components=list(COMPONENTS))
+
+
+class _Server(HTTPServer):
+    def handle_stream(self, stream: IOStream, address: tuple[str, int]) -> None:
+        stream.set_nodelay(True)  # Nagle's algorithm costs 40 ms on every small message of a web socket
+        super().handle_stream(stream, address)
+
+
+class Explorer:
+    """A bound, not yet running server over opened runs. ``url`` is what to open in a browser."""
+
+    def __init__(self, run_paths: Sequence[Path], *, port: int, host: str, token: str | None) -> None:
+        self.runs = [RunData(Path(path)) for path in run_paths]
+        if not self.runs:
+            raise ValueError("expected at least one run to explore")
+        if token is not None and len(token) < MIN_TOKEN:
+            raise ValueError(f"expected a token of at least {MIN_TOKEN} characters, got {len(token)}")
+        if token is None and not is_loopback(host):
+            token = secrets.token_urlsafe(32)
+        self._sockets = _bind(host, port)
+        self.port = self._sockets[0].getsockname()[1]
+        shown_host = f"[{host}]" if ":" in host else host
+        self.url = f"http://{shown_host}:{self.port}/" + (f"?{urlencode({'token': token})}" if token else "")
+        self._server = self._make(host, token)
+
+    def _make(self, host: str, token: str | None) -> BaseServer:
+        auth: AuthProvider = NullAuth() if token is None else TokenAuth(token)
+        # With a token the auth hook compares Origin and Host itself, whatever name the machine is reached by.
+        origins = ["*"] if token else [f"{name}:{self.port}" for name in ("127.0.0.1", "localhost", "[::1]")]
+        application = _Tornado(
+            {"/": Application(FunctionHandler(self._modify))},
+            extra_websocket_origins=origins,
+            extra_patterns=[(r"/health", Health)],
+            auth_provider=auth,
+            secret_key=secrets.token_bytes(32),
+            sign_sessions=True,
+            unused_session_lifetime_milliseconds=10 * MINUTE,  # a laptop that slept finds its page alive
+            websocket_max_message_size_bytes=1024 * 1024,  # from the browser; acts are small
+            compress_response=True,
+            cookie_secret=secrets.token_bytes(32),
+        )
+        http = _Server(application)
+        http.add_sockets(self._sockets)
+        return BaseServer(IOLoop.current(), application, http)
+
+    def _modify(self, document: Document) -> None:
+        """Fill a new page: with the state its link asks for, or with the reason why that is impossible."""
+        context = document.session_context
+        arguments = context.request.arguments if context is not None and context.request is not None else {}
+        state = url.decode(urlencode([(key, values[-1]) for key, values in arguments.items() if values]))
+        run = self.runs[state.run if state.run < len(self.runs) else 0]
+        try:
+            Session(document, run, state, [other.path for other in self.runs])
+        except AttnEngineError as error:
+            log.exception("cannot show %s", run.path)
+            document.clear()
+            document.title = "attnengine"
+            document.template = template("error.html")
+            document.template_variables.update({"error": str(error)})
+
+    def run(self, on_ready: Callable[[str], None] | None = None) -> None:
+        """Serve until Ctrl-C or SIGTERM."""
+        loop = IOLoop.current()
+        self._server.start()
+        if on_ready is not None:
+            loop.add_callback(on_ready, self.url)
+        before = signal.signal(signal.SIGTERM, lambda *_: loop.add_callback(loop.stop))
+        try:
+            loop.start()
+        except KeyboardInterrupt:
+            log.info("stopped by Ctrl-C")
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            self._server.stop()
+
+
+def _bind(host: str, port: int) -> list[Any]:
+    try:
+        return bind_sockets(port, address=host)
+    except OSError as error:
+        raise PortError(
+            f"cannot listen on {host}:{port} ({error.strerror or error}); "
+            "close the other explorer, or take another port with --port (0 picks a free one)"
+        ) from error
+
+
+def serve(
+    run_paths: Sequence[Path],
+    *,
+    port: int = DEFAULT_PORT,
+    host: str = "127.0.0.1",
+    token: str | None = None,
+    open_browser: bool = True,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve the explorer over these runs until Ctrl-C.
+
+    ``port`` 0 takes any free port. An address other than this machine's own gets a random token unless one is given;
+    ``on_ready`` receives the link, with the token, once the port answers.
+
+    Raises RunFormatError for a folder that is no run and PortError for an address that is taken.
+    """
+
+    def ready(link: str) -> None:
+        if on_ready is not None:
+            on_ready(link)
+        if open_browser:
+            webbrowser.open(link)
+
+    Explorer(run_paths, port=port, host=host, token=token).run(ready)

@@ -1,0 +1,102 @@
+"""Colours for figures, light and dark. Everything else on the page is coloured by style.css.
+
+Query blue and key orange-red are Okabe–Ito's, readable with every common colour blindness, and mean the same in every
+view; the shape of a mark says it a second time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from bokeh.palettes import Cividis256, PuOr11
+from bokeh.themes import Theme
+
+QUERY = "#0072B2"
+KEY = "#D55E00"
+SEQUENTIAL: tuple[str, ...] = tuple(Cividis256)
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+
+@dataclass(frozen=True)
+class Look:
+    """The few colours a figure needs: text, faint lines, missing values, selection, bars by sign."""
+
+    ink: str
+    faint: str
+    line: str
+    missing: str
+    hatch: str
+    selected: str
+    positive: str
+    negative: str
+    query: str
+    key: str
+    middle: str  # centre of the diverging scale
+
+
+LIGHT = Look("#33373d", "#6b7280", "#c9cdd3", "#eceef1", "#9aa1ab", "#111827", "#c26a12", "#6a4c9c", QUERY, KEY, "#f3f3f3")
+DARK = Look("#d5d9df", "#979fab", "#454b55", "#2a2e35", "#6d7581", "#ffffff", "#ee9c4a", "#a78ddb", "#3aa0dc", "#f0853a",
+            "#3a3d44")
+
+
+def look(dark: bool) -> Look:
+    """The colours of the light or dark theme."""
+    return DARK if dark else LIGHT
+
+
+@cache
+def diverging(dark: bool) -> tuple[str, ...]:
+    """PuOr, purple below zero and orange above, 255 steps; the middle is close to the page, so zero recedes."""
+    anchors = list(PuOr11)[::-1]  # Bokeh lists orange first
+    if dark:
+        anchors[5] = DARK.middle
+    steps = 254 / (len(anchors) - 1)
+    return tuple(_mix(anchors, i / steps) for i in range(255))
+
+
+def _mix(anchors: list[str], at: float) -> str:
+    low = min(int(at), len(anchors) - 2)
+    share = at - low
+    pairs = [(int(anchors[low][i : i + 2], 16), int(anchors[low + 1][i : i + 2], 16)) for i in (1, 3, 5)]
+    return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in pairs)
+
+
+@cache
+def bokeh_theme(dark: bool) -> Theme:
+    """Figure defaults: transparent ground, no grid, thin neutral axes, system font."""
+    colours = look(dark)
+    text = {"text_font": FONT, "text_color": colours.ink}
+    attrs: dict[str, dict[str, Any]] = {
+        "Plot": {"background_fill_alpha": 0, "border_fill_alpha": 0, "outline_line_color": None},
+        "Grid": {"grid_line_color": None},
+        "Axis": {
+            "axis_line_color": colours.line,
+            "major_tick_line_color": colours.line,
+            "major_tick_in": 0,
+            "major_tick_out": 4,
+            "minor_tick_line_color": None,
+            "major_label_text_color": colours.faint,
+            "major_label_text_font": FONT,
+            "major_label_text_font_size": "11px",
+            "axis_label_text_color": colours.faint,
+            "axis_label_text_font": FONT,
+            "axis_label_text_font_size": "11px",
+            "axis_label_text_font_style": "normal",
+        },
+        "ColorBar": {
+            "background_fill_alpha": 0,
+            "bar_line_color": None,
+            "major_tick_line_color": None,
+            "major_label_text_color": colours.faint,
+            "major_label_text_font": FONT,
+            "major_label_text_font_size": "11px",
+            "title_text_color": colours.faint,
+            "title_text_font": FONT,
+            "title_text_font_size": "11px",
+            "title_text_font_style": "normal",
+        },
+        "Title": {**text, "text_font_size": "11px", "text_font_style": "normal", "text_color": colours.faint},
+    }
+    return Theme(json={"attrs": attrs})

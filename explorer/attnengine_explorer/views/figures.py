@@ -1,0 +1,45 @@
+"""The one way figures are made here, and what several of them share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bokeh.models import FixedTicker, HoverTool, LinearColorMapper, Model
+from bokeh.plotting import figure
+
+from attnengine_explorer.theme.colours import Look
+
+#: Bokeh's tooltips live in a shadow tree: custom properties reach them, our style sheet does not.
+_TIP = "font: 12px/1.45 system-ui, sans-serif; font-variant-numeric: tabular-nums; max-width: 340px"
+_LABEL = "color: var(--faint); padding-right: 10px"
+
+
+def plain_figure(name: str, **options: Any) -> figure:
+    """A figure that fills its place, without toolbar, grid or drag tools."""
+    plot = figure(
+        name=name, sizing_mode="stretch_both", toolbar_location=None, tools="", min_border=6, lod_threshold=None, **options
+    )
+    plot.toolbar.active_drag = None
+    return plot
+
+
+def hover(renderers: list[Model], title: str, rows: list[tuple[str, str]], **options: Any) -> HoverTool:
+    """A tooltip with a title and labelled values.
+
+    ``title`` and values are ``@column`` placeholders, which Bokeh escapes; labels are ours.
+    """
+    body = "".join(f'<tr><td style="{_LABEL}">{label}</td><td>{value}</td></tr>' for label, value in rows)
+    html = f'<div style="{_TIP}"><b>{title}</b><table style="border-spacing: 0">{body}</table></div>'
+    return HoverTool(renderers=renderers, tooltips=html, attachment="horizontal", **options)
+
+
+def ticks(axis: Model, labels: dict[float, str]) -> None:
+    """Put these labels, and no others, on an axis or a colour bar."""
+    axis.ticker = FixedTicker(ticks=list(labels))
+    axis.major_label_overrides = dict(labels)
+
+
+def recolour(mapper: LinearColorMapper, palette: tuple[str, ...], look: Look) -> None:
+    """Give a colour scale its palette, and what has no value the neutral grey of the theme."""
+    mapper.palette = list(palette)
+    mapper.nan_color = look.missing
