@@ -1,0 +1,99 @@
+"""The oracle's tables of one case, and how far a run's tables are from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tests.oracle.brute_force import Observations, observe
+from tests.oracle.eager import Head, attend, windows_of
+from tests.oracle.estimates import head_row, mean_pattern, neuron_rows, profile_row
+from tests.oracle.facts import Window
+from tests.oracle.models import Case
+from tests.oracle.pairs import pairs_of
+
+Array = np.ndarray
+#: u = 1 in the agreement rule: masses, entropies, correlations, shares.
+UNIT = ("mass", "mass_n", "entropy", "entropy_normalized", "p_max", "qk_cosine", "received_gini", "mass_defect_mean",
+        "mass_defect_max", "qk_sign_agreement", "score_variance_share", "qk_distance_corr")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """What a run of the case must say."""
+
+    windows: list[Window]
+    calls: list[list[list[Head]]]  # window -> layer -> head
+    observed: list[list[Observations]]  # layer -> head
+    heads: pd.DataFrame
+    neurons: pd.DataFrame
+    patterns: Array  # (layers, heads, 32, 32)
+
+
+def brute_force(case: Case) -> Oracle:
+    """Everything, from the eager model up."""
+    model, windows = case.make("eager"), windows_of(case)
+    documents = 1 + max(window.document for window in windows)
+    observed: list[list[Observations]] = []
+    calls = [attend(case, model, window) for window in windows]
+    for number, layer in enumerate(case.layers):
+        width = calls[0][number][0].query.shape[1]
+        mine = [Observations(documents, width) for _ in range(case.heads)]
+        for window, call in zip(windows, calls, strict=True):
+            keys = window.streams["encoder" if layer.kind == "cross" else layer.stack]
+            pairs = pairs_of(window.streams[layer.stack], keys, layer.kind == "cross")
+            for out, head in zip(mine, call[number], strict=True):
+                observe(out, head, pairs, window.document)
+        observed.append(mine)
+    where = [(n, h) for n in range(len(case.layers)) for h in range(case.heads)]
+    heads = [place(case, n, h) | head_row(observed[n][h]) for n, h in where]
+    neurons = [
+        place(case, n, h) | {"neuron": d} | row for n, h in where for d, row in enumerate(neuron_rows(observed[n][h]))
+    ]
+    patterns = np.array([[mean_pattern(out) for out in mine] for mine in observed])
+    return Oracle(windows, calls, observed, pd.DataFrame(heads), pd.DataFrame(neurons), patterns)
+
+
+def place(case: Case, number: int, head: int) -> dict[str, Any]:
+    """The keys of a row."""
+    layer = case.layers[number]
+    return {"site": number, "layer": layer.layer, "kind": layer.kind, "stack": layer.stack, "head": head}
+
+
+def profiles_like(case: Case, oracle: Oracle, bins: list[tuple[int, int]]) -> pd.DataFrame:
+    """The table ``profiles`` for the run's own bins, self-attention only."""
+    rows = [
+        place(case, n, h) | {"offset_lo": lo, "offset_hi": hi} | profile_row(oracle.observed[n][h], lo, hi)
+        for n, layer in enumerate(case.layers)
+        if layer.kind == "self"
+        for h in range(case.heads)
+        for lo, hi in bins
+    ]
+    return pd.DataFrame(rows)
+
+
+def deviations(found: pd.DataFrame, expected: pd.DataFrame, keys: list[str]) -> dict[str, float]:
+    """For each column the largest |a − b| / max(|b|, u); infinite where only one side is null."""
+    assert set(found.columns) == set(expected.columns)
+    pd.testing.assert_frame_equal(found[keys], expected[keys], check_dtype=False)
+    values = [name for name in expected.columns if name not in keys]
+    return {name: deviation(found[name].to_numpy(float), expected[name].to_numpy(float), name) for name in values}
+
+
+def deviation(found: Array, expected: Array, name: str = "") -> float:
+    """The largest |a − b| / max(|b|, u) by STATISTICS.md's rule, u by the column's name."""
+    if (np.isnan(found) != np.isnan(expected)).any():
+        return float("inf")
+    real = ~np.isnan(expected)
+    if not real.any():
+        return 0.0
+    a, b = found[real], expected[real]
+    if name.endswith("_n") or name.startswith("n_"):
+        return 0.0 if (a == b).all() else float("inf")
+    # Standard errors are judged by their own size, except of the defect, which is nothing but rounding.
+    unit = 1.0 if name.endswith(UNIT) or name.startswith("mass_defect") else np.sqrt((b**2).mean())
+    size = np.maximum(np.abs(b), unit)
+    return float((np.abs(a - b) / np.where(size > 0, size, 1.0)).max())
