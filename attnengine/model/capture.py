@@ -43,6 +43,7 @@ class Capture:
         self.model = model
         self.sites = list(sites)
         self._by_call = {(site.module, site.ordinal): site for site in self.sites}
+        self._names = _module_names(model)
         self._stack = ExitStack()
 
     def __enter__(self) -> Capture:
@@ -61,6 +62,8 @@ class Capture:
         Raises CaptureError if a site is not called or a call is no site, :class:`DenseMaskError` (before any
         attention ran) if the batch has to be split.
         """
+        if self.model.config._attn_implementation != NAME:
+            raise CaptureError("Capture.forward was called outside its with-block: nothing would be captured")
 
         def receive(name: str, ordinal: int, call: AttentionCall, _asked: Keywords) -> None:
             site = self._by_call.get((name, ordinal))
@@ -69,7 +72,7 @@ class Capture:
             _check_shapes(site, call)
             on_call(site, call)
 
-        forward = _Forward(self.model, receive)
+        forward = _Forward(self.model, self._names, receive)
         outputs = forward.run(inputs)
         missing = [site for site in self.sites if forward.calls[site.module] <= site.ordinal]
         if missing:
@@ -100,7 +103,7 @@ def find_sites(
             on_length(call.query.shape[2])
 
     with running(model, NAME):
-        _Forward(model, receive).run(inputs)
+        _Forward(model, _module_names(model), receive).run(inputs)
     if not sites:
         raise UnsupportedModelError(_why_nothing_was_seen(model))
     return sites
@@ -117,12 +120,17 @@ def inexact_reason(model: PreTrainedModel) -> str | None:
 class _Forward:
     """One forward of a model: computes its attention calls and passes each on to ``receive``."""
 
-    def __init__(self, model: PreTrainedModel, receive: Callable[[str, int, AttentionCall, Keywords], None]):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        names: Mapping[int, str],
+        receive: Callable[[str, int, AttentionCall, Keywords], None],
+    ):
         self.model = model
+        self.names = names  # id of a module -> its qualified name
         self.receive = receive
         self.calls: Counter[str] = Counter()
         self.masks = MaskReader()
-        self.names = {id(module): name for name, module in model.named_modules()}
 
     def run(self, inputs: Mapping[str, Any]) -> Any:
         with receiving(self), torch.inference_mode():
@@ -182,6 +190,10 @@ class _Forward:
         if mask is not None or query.shape[2] == 1:
             return False
         return bool(getattr(module, "is_causal", True) if asked.is_causal is None else asked.is_causal)
+
+
+def _module_names(model: PreTrainedModel) -> dict[int, str]:
+    return {id(module): name for name, module in model.named_modules()}
 
 
 def _check_shapes(site: Site, call: AttentionCall) -> None:

@@ -85,9 +85,16 @@ def running(model: PreTrainedModel, implementation: str) -> Iterator[None]:
 
 
 def configs_without_sdpa(model: PreTrainedModel) -> list[PreTrainedConfig]:
-    """Configurations of the parts of ``model`` that transformers does not run with SDPA; empty for most models."""
+    """Configurations of the parts of ``model`` that SDPA does not compute right; empty for most models.
+
+    Transformers says so itself, except that up to 5.17 it let Gemma2 run under SDPA, which drops the soft-cap.
+    """
     parts = (part for part in model.modules() if isinstance(part, PreTrainedModel))
-    return [part.config for part in parts if not part._supports_sdpa]
+    return [part.config for part in parts if not part._supports_sdpa or _is_capped(part.config)]
+
+
+def _is_capped(config: PreTrainedConfig) -> bool:
+    return getattr(config, "attn_logit_softcapping", None) is not None
 
 
 def _configs(model: PreTrainedModel) -> list[PreTrainedConfig]:

@@ -26,7 +26,7 @@ _UNUSED = ("pooler", "mask_token")  # weights that no attention call depends on;
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in eval mode with what a run has to know and record about it."""
+    """A model with what a run has to know and record about it."""
 
     model: PreTrainedModel
     tokenizer: Any  # a fast tokenizer, or the image processor of a model of images
@@ -76,9 +76,10 @@ def load_model(
 
 
 def wrap_model(model: PreTrainedModel, reader: Any) -> LoadedModel:
-    """A model in memory with its tokenizer or image processor; a headed model gives its base model.
+    """A model in memory with its tokenizer or image processor; a headed model gives its base model, if it has one.
 
-    ``weights_sha256`` covers names, types, shapes and bytes of the sorted state dict. The model is not copied.
+    ``weights_sha256`` covers names, types, shapes and bytes of the sorted state dict. The model is neither
+    copied nor changed.
     Raises TypeError for something that is no transformers model, ModelError for what cannot be run.
     """
     if not isinstance(model, PreTrainedModel):
@@ -101,7 +102,7 @@ def _loaded(
 ) -> LoadedModel:
     plain = (str, int, float, bool, type(None))
     return LoadedModel(
-        model=model.eval(),
+        model=model,
         tokenizer=reader,
         model_id=name,
         revision=commit,

@@ -24,23 +24,23 @@ HIDDEN_BELOW = -1e8  # an additive entry this low leaves exp(score) = 0 whatever
 
 
 class DenseMaskError(CaptureError):
-    """A batch needs a dense mask larger than :data:`DENSE_MASK_LIMIT`; fewer windows at a time fit.
-
-    ``rows`` is the number of windows that would fit, 0 if not even one does.
-    """
+    """A batch needs a dense mask larger than :data:`DENSE_MASK_LIMIT`: run ``rows`` windows at a time instead."""
 
     def __init__(self, needed: int, batch: int):
-        self.rows = batch * DENSE_MASK_LIMIT // needed
+        self.rows = max(batch * DENSE_MASK_LIMIT // needed, 1)
         super().__init__(
             f"a batch of {batch} windows needs a dense attention mask of {needed / 2**20:.0f} MB, more than "
-            f"{DENSE_MASK_LIMIT // 2**20} MB: split it into batches of {self.rows} windows or use shorter windows"
+            f"{DENSE_MASK_LIMIT // 2**20} MB: split it into batches of {self.rows}"
         )
 
 
 def refuse_large_mask(batch: int, pairs: int, bytes_per_pair: int) -> None:
-    """Raise :class:`DenseMaskError` if ``batch`` windows of ``pairs`` pairs each exceed the limit."""
+    """Raise :class:`DenseMaskError` if several windows, of ``pairs`` pairs each, together exceed the limit.
+
+    One window alone is never refused: there is nothing to split, and the model itself needs that mask.
+    """
     needed = batch * pairs * bytes_per_pair
-    if needed > DENSE_MASK_LIMIT:
+    if batch > 1 and needed > DENSE_MASK_LIMIT:
         raise DenseMaskError(needed, batch)
 
 
@@ -160,8 +160,7 @@ def _read(mask: Tensor, shape: tuple[int, int, int], dtype: torch.dtype) -> Visi
     lo, hi, whole = _intervals(visible, shape)
     if whole and finite is None:
         return Visibility(lo, hi, None)
-    heads = max(visible.shape[1], 1)
-    refuse_large_mask(small.shape[0] * heads, shape[1] * shape[2], torch.finfo(dtype).bits // 8)
+    refuse_large_mask(small.shape[0], small.shape[1] * shape[1] * shape[2], torch.finfo(dtype).bits // 8)
     score = torch.zeros((), dtype=dtype, device=mask.device) if finite is None else finite
     bias = torch.where(visible, score, float("-inf"))
     return Visibility(lo, hi, bias.expand(-1, -1, shape[1], shape[2]))

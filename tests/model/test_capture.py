@@ -108,6 +108,13 @@ def test_running_a_captured_model_directly_is_an_error_not_a_silent_fallback() -
         model(**inputs)
 
 
+def test_a_forward_outside_the_block_is_an_error() -> None:
+    model, inputs = build("bert"), batch("bert")
+    capture = Capture(model, find_sites(model, inputs))
+    with pytest.raises(CaptureError, match="outside its with-block"):
+        capture.forward(inputs, nothing)
+
+
 def test_two_threads_capture_two_models_without_mixing_calls() -> None:
     counts: dict[str, list[int]] = {}
 

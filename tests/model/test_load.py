@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,11 @@ from attnengine.errors import ModelError
 from attnengine.model import folders, load
 from attnengine.model.load import load_model, wrap_model
 from tests.model.families import VOCABULARY, build
+
+needs_image_processor = pytest.mark.skipif(
+    type(tf.AutoImageProcessor).__name__ == "DummyObject",
+    reason="this transformers release reads images with torchvision only, which is not installed",
+)
 
 
 def tokenizer() -> Any:
@@ -147,6 +153,7 @@ def test_encoder_decoders_know_their_start_token(tmp_path: Path) -> None:
     assert found.max_positions is None
 
 
+@needs_image_processor
 def test_image_models_come_with_their_processor(tmp_path: Path) -> None:
     build("vit").save_pretrained(tmp_path)
     tf.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
@@ -156,6 +163,7 @@ def test_image_models_come_with_their_processor(tmp_path: Path) -> None:
     assert found.max_positions == 17
 
 
+@needs_image_processor
 def test_of_a_two_tower_model_one_tower_is_chosen(tmp_path: Path) -> None:
     config = tf.CLIPConfig(
         text_config=build("clip_text").config.to_dict(), vision_config=build("clip_vision").config.to_dict()
@@ -231,6 +239,44 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch: pytest.MonkeyPa
         load_model("nobody/no-such-model")
     assert asked == ["nobody/no-such-model"]
     one_line(caught)
+
+
+class Hub:
+    """A hub with one model, of the files ``names``."""
+
+    names: tuple[str, ...] = ()
+
+    def model_info(self, model_id: str, revision: str | None, timeout: float) -> Any:
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in self.names])
+
+
+def test_a_hub_model_of_pickles_is_refused_before_anything_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(Hub, "names", ("config.json", "pytorch_model.bin"))
+    monkeypatch.setattr(folders, "HfApi", Hub)
+    monkeypatch.setattr(folders, "snapshot_download", lambda *args, **kwargs: pytest.fail("downloaded"))
+    with pytest.raises(ModelError, match=r"only as pytorch_model\.bin"):
+        load_model("owner/name")
+
+
+def test_a_hub_model_is_fetched_without_code_and_remembers_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = saved(build("bert"), tmp_path / "0123abc")
+    asked: dict[str, Any] = {}
+
+    def download(model_id: str, **kwargs: Any) -> str:
+        asked.update(kwargs)
+        return str(commit)
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(Hub, "names", ("config.json", "model.safetensors"))
+    monkeypatch.setattr(folders, "HfApi", Hub)
+    monkeypatch.setattr(folders, "snapshot_download", download)
+    found = load_model("owner/name", revision="main")
+    assert (found.model_id, found.revision) == ("owner/name", "0123abc")
+    assert asked["revision"] == "main"
+    assert not any(pattern.endswith((".py", ".bin")) for pattern in asked["allow_patterns"])
 
 
 def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:

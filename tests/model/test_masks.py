@@ -138,6 +138,8 @@ def test_a_large_bias_is_refused_with_the_number_of_windows_that_fit(monkeypatch
     with pytest.raises(DenseMaskError, match="2 windows") as caught:
         read(mask)
     assert caught.value.rows == 1
+    alone = MaskReader().read(mask[:1], None, False, QUERY[:1], KEY[:1])  # nothing to split: the model needs it
+    assert alone.bias is not None
 
 
 def test_a_mask_of_other_dimensions_is_an_error() -> None:
