@@ -12,6 +12,7 @@ import secrets
 import signal
 import webbrowser
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -111,7 +112,8 @@ class Explorer:
         context = document.session_context
         arguments = context.request.arguments if context is not None and context.request is not None else {}
         state = url.decode(urlencode([(key, values[-1]) for key, values in arguments.items() if values]))
-        run = self.runs[state.run if state.run < len(self.runs) else 0]
+        state = state if state.run < len(self.runs) else replace(state, run=0)
+        run = self.runs[state.run]
         try:
             Session(document, run, state, [other.path for other in self.runs])
         except AttnEngineError as error:

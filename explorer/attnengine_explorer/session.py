@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +47,17 @@ class Session:
         self.views: list[View] = [
             overview, TableView(run, overview.source), PatternView(run), ProfileView(run), NeuronsView(run), CloudView(run),
         ]  # fmt: skip
-        for view in self.views:
-            document.add_root(view.root)
         overview.root.tags = [self.wire]  # a model that no root refers to would not reach the browser
+        for view in self.views:
+            view.restyle(self.dark)
+            view.update(None, self.state)
+        document.theme = bokeh_theme(self.dark)
+        with document.models.freeze():  # else every root walks all models once more
+            for view in self.views:
+                document.add_root(view.root)
         document.title = f"{facts(run)['model']} · attnengine"
         document.template = template("page.html")
         document.template_variables.update(frame_variables(run, [path.name for path in runs], state.run))
-        self._draw(ViewState(), first=True)
         self._show(push=False, head_changed=True)
 
     @property
@@ -72,20 +78,22 @@ class Session:
         if record:
             self.history.record(old)
         self.state = new
-        self.document.hold("combine")
-        try:
+        with self._one_batch():
             if self.dark != was_dark:
                 self._restyle()
-            self._draw(old)
+            for view in self.views:
+                view.update(old, new)
             self._show(push=push, head_changed=new.selected != old.selected)
+
+    @contextmanager
+    def _one_batch(self) -> Iterator[None]:
+        """Send all changes as one message, and look for new models once."""
+        self.document.hold("combine")
+        try:
+            with self.document.models.freeze():
+                yield
         finally:
             self.document.unhold()
-
-    def _draw(self, old: ViewState, *, first: bool = False) -> None:
-        if first:
-            self._restyle()
-        for view in self.views:
-            view.update(None if first else old, self.state)
 
     def _restyle(self) -> None:
         self.document.theme = bokeh_theme(self.dark)
@@ -149,10 +157,5 @@ class Session:
         was_dark = self.dark
         self.browser_dark = dark
         if self.dark != was_dark:
-            self.document.hold("combine")
-            try:
+            with self._one_batch():
                 self._restyle()
-                for view in self.views:
-                    view.update(self.state, self.state)
-            finally:
-                self.document.unhold()

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from bokeh.palettes import Cividis256, PuOr11
+from bokeh.palettes import PuOr11, Viridis256
 from bokeh.themes import Theme
 
 QUERY = "#0072B2"
 KEY = "#D55E00"
-SEQUENTIAL: tuple[str, ...] = tuple(Cividis256)
+SEQUENTIAL: tuple[str, ...] = tuple(Viridis256)
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
@@ -36,8 +36,8 @@ class Look:
     middle: str  # centre of the diverging scale
 
 
-LIGHT = Look("#33373d", "#6b7280", "#c9cdd3", "#eceef1", "#9aa1ab", "#111827", "#c26a12", "#6a4c9c", QUERY, KEY, "#f3f3f3")
-DARK = Look("#d5d9df", "#979fab", "#454b55", "#2a2e35", "#6d7581", "#ffffff", "#ee9c4a", "#a78ddb", "#3aa0dc", "#f0853a",
+LIGHT = Look("#33373d", "#6b7280", "#c9cdd3", "#eceef1", "#c3c8cf", "#111827", "#c26a12", "#6a4c9c", QUERY, KEY, "#f3f3f3")
+DARK = Look("#d5d9df", "#979fab", "#454b55", "#2a2e35", "#4d545f", "#ffffff", "#ee9c4a", "#a78ddb", "#3aa0dc", "#f0853a",
             "#3a3d44")
 
 

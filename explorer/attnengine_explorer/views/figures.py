@@ -10,8 +10,11 @@ from bokeh.plotting import figure
 from attnengine_explorer.theme.colours import Look
 
 #: Bokeh's tooltips live in a shadow tree: custom properties reach them, our style sheet does not.
-_TIP = "font: 12px/1.45 system-ui, sans-serif; font-variant-numeric: tabular-nums; max-width: 340px"
-_LABEL = "color: var(--faint); padding-right: 10px"
+_TIP = (
+    "font: 12px/1.45 system-ui, sans-serif; font-variant-numeric: tabular-nums; max-width: 400px;"
+    "margin: -5px; padding: 7px 10px; background: var(--panel); color: var(--ink)"
+)
+_LABEL = "color: var(--faint); padding-right: 10px; white-space: nowrap; vertical-align: top"
 
 
 def plain_figure(name: str, **options: Any) -> figure:
@@ -30,7 +33,7 @@ def hover(renderers: list[Model], title: str, rows: list[tuple[str, str]], **opt
     """
     body = "".join(f'<tr><td style="{_LABEL}">{label}</td><td>{value}</td></tr>' for label, value in rows)
     html = f'<div style="{_TIP}"><b>{title}</b><table style="border-spacing: 0">{body}</table></div>'
-    return HoverTool(renderers=renderers, tooltips=html, attachment="horizontal", **options)
+    return HoverTool(renderers=renderers, tooltips=html, attachment="horizontal", show_arrow=False, **options)
 
 
 def ticks(axis: Model, labels: dict[float, str]) -> None:

@@ -17,7 +17,13 @@ from attnengine_explorer.views import changed
 from attnengine_explorer.views.figures import hover, plain_figure, recolour, ticks
 
 #: Shown for every head beside the chosen statistic, where a run has them.
-KEY_STATISTICS = ("entropy", "distance_mean", "first_mass", "previous_mass", "induction_mass")
+KEY_STATISTICS = {
+    "entropy": "Entropy",
+    "distance_mean": "Distance",
+    "first_mass": "First",
+    "previous_mass": "Previous",
+    "induction_mass": "Induction",
+}  # name → heading of its narrow column in the table
 #: A thumbnail's colour is the square root of its share of the head's largest bin.
 _PATTERN_TICKS = {0.0: "0", 0.5: "¼", 0.5**0.5: "½", 1.0: "max"}
 _CELL = 0.94
@@ -75,6 +81,7 @@ class OverviewView:
             "site": np.array([row["site"] for row in rows], dtype=np.int32),
             "head": np.array([row["head"] for row in rows], dtype=np.int32),
             **{name: nothing for name in ("x", "y", "value", "se")},
+            "title": np.full(len(rows), "", dtype=object),
             "text": np.full(len(rows), "", dtype=object),
             "hatch": np.full(len(rows), " ", dtype=object),
         }
@@ -103,7 +110,7 @@ class OverviewView:
             nonselection_glyph=None,
         )
         labels = [(self.run.statistics[name].title, f"@key_{name}_text") for name in self.key_statistics]
-        plot.add_tools(hover([self.rects], "@name", [("shown", "@text"), *labels]), TapTool(renderers=[self.rects]))
+        plot.add_tools(hover([self.rects], "@name", [("<b>@title</b>", "<b>@text</b>"), *labels]), TapTool(renderers=[self.rects]))
         rows_apart = 1 + len(grid.rows) // 33
         ticks(plot.yaxis[0], {row.y: row.label for row in grid.rows if row.site.layer % rows_apart == 0})
         columns_apart = next((step for step in (1, 2, 4, 8) if grid.n_columns <= 20 * step), 16)
@@ -117,9 +124,10 @@ class OverviewView:
         values = self.run.heads[new.statistic].to_numpy(dtype=float)
         error = f"{new.statistic}_se"
         nothing = np.full(len(values), np.nan)
-        texts = [f"{statistic.title} {value_text(self.run, statistic, row)}" for row in self.run.rows]
+        texts = [value_text(self.run, statistic, row) for row in self.run.rows]
         self.source.data["value"] = values
         self.source.data["se"] = self.run.heads[error].to_numpy(dtype=float) if error in self.run.heads else nothing
+        self.source.data["title"] = np.full(len(values), statistic.title, dtype=object)
         self.source.data["text"] = np.array(texts, dtype=object)
         low, high = limits(values, statistic)
         self.mapper.update(low=low, high=high)

@@ -24,7 +24,7 @@ class PatternView:
         self.bins = 32 if run.patterns is None else run.patterns.shape[2]
         where = np.array([relative_bin(i, self.bins) for i in range(self.bins)], dtype=object)
         self.source = ColumnDataSource(
-            name="pattern",
+            name="pattern-source",
             data={
                 "image": [self._nothing],
                 "query": [np.repeat(where[::-1, None], self.bins, axis=1).tolist()],

@@ -20,16 +20,16 @@ class ProfileView:
     def __init__(self, run: RunData) -> None:
         self.run = run
         self.notes = {"profile": ""}
-        self.source = ColumnDataSource(data={name: [] for name in _COLUMNS}, name="profile")
+        self.source = ColumnDataSource(data={name: [] for name in _COLUMNS}, name="profile-source")
         plot = plain_figure("profile", x_range=Range1d(-1, 1), y_range=Range1d(0, 1))
         self.here = Span(location=0, dimension="height", line_dash="dotted", line_width=1)
         plot.add_layout(self.here)
         self.band = plot.varea("x", "lower", "upper", source=self.source, fill_alpha=0.25)
         self.line = plot.line("x", "y", source=self.source, line_width=1.5)
-        self.dots = plot.scatter("x", "y", source=self.source, size=4)
+        self.dots = plot.scatter("x", "y", source=self.source, size=3)
         rows = [("weight in all", "@mass"), ("per token", "@y{0.00000}")]
         plot.add_tools(hover([self.dots], "@where", rows, mode="vline"))
-        plot.xaxis[0].axis_label = "← keys before · distance in tokens · keys after →"
+        plot.xaxis[0].axis_label = "← earlier · distance in tokens · later →"
         plot.yaxis[0].axis_label = "weight per token"
         self.root = plot
 

@@ -21,9 +21,10 @@ from attnengine_explorer.views.overview import KEY_STATISTICS
 
 _STYLE = """
 :host { font: 13px system-ui, sans-serif; font-variant-numeric: tabular-nums; }
-.slick-pane, .slick-viewport, .grid-canvas, .slick-header { background: transparent !important; }
-.slick-header-columns, .slick-header-column.ui-state-default { background: var(--panel) !important; color: var(--faint);
+.slick-pane, .slick-viewport, .grid-canvas, .slick-header, .slick-header-columns { background: transparent !important; }
+.slick-header-column.ui-state-default { background: transparent !important; color: var(--faint);
   border: none !important; font-weight: 500; }
+.slick-header-column:not(:first-child) .slick-column-name { float: right; }
 .slick-header-column { border-bottom: 1px solid var(--line) !important; }
 .slick-row, .slick-row.odd, .slick-row.even { background: transparent !important; color: var(--ink); }
 .slick-row:hover { background: var(--hover) !important; cursor: pointer; }
@@ -52,22 +53,22 @@ class TableView:
         self.run = run
         self.source = source
         self.notes: dict[str, str] = {}
-        self.chosen = TableColumn(field="value", title="", width=150)
+        self.chosen = TableColumn(field="value", title="", width=190)
         self.error = TableColumn(field="se", title="± s.e.", width=80)
         others = [
             TableColumn(
                 field=f"key_{name}",
-                title=run.statistics[name].title,
-                width=120,
+                title=heading,
+                width=80,
                 formatter=formatter(np.asarray(source.data[f"key_{name}"])),
             )
-            for name in KEY_STATISTICS
+            for name, heading in KEY_STATISTICS.items()
             if name in run.statistics
         ]
         self.root = DataTable(
             name="table",
             source=source,
-            columns=[TableColumn(field="name", title="Head", width=110), self.chosen, self.error, *others],
+            columns=[TableColumn(field="name", title="Head", width=150 if self._has_long_names else 90), self.chosen, self.error, *others],
             index_position=None,
             reorderable=False,
             autosize_mode="force_fit",
@@ -76,11 +77,15 @@ class TableView:
             stylesheets=[InlineStyleSheet(css=_STYLE)],
         )
 
+    @property
+    def _has_long_names(self) -> bool:
+        return max(len(name) for name in self.source.data["name"]) > 8
+
     def update(self, old: ViewState | None, new: ViewState) -> None:
         """Another statistic gets another title and other decimals."""
         if changed(old, new, "statistic"):
             statistic = self.run.statistics[new.statistic]
-            unit = f" ({statistic.unit})" if statistic.unit else ""
+            unit = f" ({statistic.unit})" if statistic.unit not in ("", "share") else ""
             self.chosen.update(title=statistic.title + unit, formatter=formatter(np.asarray(self.source.data["value"])))
             self.error.formatter = formatter(np.asarray(self.source.data["se"]))
 

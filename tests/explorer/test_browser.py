@@ -1,0 +1,312 @@
+"""The explorer as people use it: a real browser, driven by mouse and keys."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.explorer.synthetic_run import HOSTILE
+
+from attnengine_explorer.run_data import RunData
+from attnengine_explorer.views.overview import KEY_STATISTICS
+
+pytestmark = pytest.mark.browser
+
+#: Where the middle of a head's cell is on the screen.
+_CELL = """([site, head]) => {
+  const doc = Bokeh.documents[0], source = doc.get_model_by_name("heads"), view = Bokeh.index.find_one(doc.get_model_by_name("atlas"));
+  const i = Array.from(source.data.site).findIndex((s, k) => s === site && source.data.head[k] === head);
+  const box = view.canvas_view.el.getBoundingClientRect();
+  return [box.left + view.frame.x_scale.compute(source.data.x[i]), box.top + view.frame.y_scale.compute(source.data.y[i])];
+}"""
+_TOOLTIP = """() => {
+  const texts = [];
+  const walk = (root) => { for (const e of root.querySelectorAll("*")) {
+    if (e.classList.contains("bk-Tooltip") && getComputedStyle(e).display !== "none") texts.push(e.shadowRoot.textContent.length
+      ? [...e.shadowRoot.querySelectorAll("b, td")].map((n) => n.textContent) : []);
+    if (e.shadowRoot) walk(e.shadowRoot); } };
+  walk(document); return texts.filter((t) => t.length);
+}"""
+
+
+class Page:
+    """One page and what went wrong on it."""
+
+    def __init__(self, browser: Any, url: str, **context: Any) -> None:
+        options = {"viewport": {"width": 1400, "height": 900}, "color_scheme": "light"} | context
+        self.context = browser.new_context(**options)
+        self.page = self.context.new_page()
+        self.problems: list[str] = []
+        self.foreign: list[str] = []
+        self.received = 0
+        self.base = url
+        self.page.on("console", lambda m: self.problems.append(m.text) if m.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("request", self._request)
+        self.page.on("websocket", lambda ws: ws.on("framereceived", self._frame))
+
+    def _request(self, request: Any) -> None:
+        if not request.url.startswith((self.base, "data:", "blob:")):
+            self.foreign.append(request.url)
+
+    def _frame(self, payload: Any) -> None:
+        self.received += len(payload)
+
+    def open(self, query: str = "") -> Page:
+        self.page.goto(self.base + query)
+        return self.idle()
+
+    def idle(self) -> Page:
+        """Wait until Bokeh has drawn everything it was told."""
+        self.until("document.documentElement.dataset.ready !== undefined && Bokeh.documents[0].is_idle")
+        return self
+
+    def until(self, script: str, timeout: float = 20) -> Any:
+        """Poll: the page's security policy forbids the eval that wait_for_function needs."""
+        end = time.monotonic() + timeout
+        while not (value := self.page.evaluate(script)):
+            assert time.monotonic() < end, f"never true: {script}; {self.problems}"
+            time.sleep(0.02)
+        return value
+
+    def cell(self, site: int, head: int) -> tuple[float, float]:
+        x, y = self.page.evaluate(_CELL, [site, head])
+        return x, y
+
+    def hover(self, x: float, y: float) -> list[str]:
+        self.page.mouse.move(x - 2, y - 2)
+        self.page.mouse.move(x, y)
+        return self.until(_TOOLTIP)[0]
+
+    def click_head(self, site: int, head: int) -> None:
+        self.page.mouse.click(*self.cell(site, head))
+        self.until(f"location.search.includes('site={site}&head={head}')")
+        self.idle()
+
+    def data(self, source: str, column: str) -> Any:
+        script = "([s, c]) => Array.from(Bokeh.documents[0].get_model_by_name(s).data[c])"
+        return self.page.evaluate(script, [source, column])
+
+    def choose(self, name: str, value: str) -> None:
+        self.page.select_option(f'[data-choice="{name}"]', value)
+
+    def clean(self) -> None:
+        """Nothing went wrong, nobody else was asked, nothing sticks out."""
+        assert self.problems == []
+        assert self.foreign == []
+        assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.fixture
+def open_page(browser, served) -> Iterator[Callable[..., Page]]:
+    pages: list[Page] = []
+
+    def start(run: str, query: str = "", **context: Any) -> Page:
+        page = Page(browser, served(run).url, **context)
+        pages.append(page)
+        return page.open(query)
+
+    yield start
+    for page in pages:
+        page.context.close()
+
+
+def numbers(text: str) -> list[float]:
+    return [float(n) for n in re.findall(r"-?\d[\d.]*(?:e[-+]\d+)?", text.replace("−", "-").replace(",", ""))]
+
+
+def test_every_number_of_a_hover_is_the_one_on_disk(open_page, runs):
+    page = open_page("bert_like", "?stat=score_mean")
+    run = RunData(runs["bert_like"])
+    for site, head in ((0, 0), (3, 7), (5, 11)):
+        texts = page.hover(*page.cell(site, head))
+        row = run.rows[run.index[site, head]]
+        assert texts[0] == f"L{site}H{head}"
+        shown = dict(zip(texts[1::2], texts[2::2], strict=True)) if texts[1] != texts[2] else {}
+        cells = [text for text in texts[1:] if text]
+        assert "Mean score" in cells
+        assert shown is not None
+        for name in ("score_mean", *KEY_STATISTICS):
+            title = run.statistics[name].title
+            value, error = numbers(cells[len(cells) - 1 - cells[::-1].index(title) + 1])[:2]
+            assert value == pytest.approx(row[name], abs=row[f"{name}_se"] / 9)
+            assert error == pytest.approx(row[f"{name}_se"], rel=0.06)
+        page.page.mouse.move(2, 2)
+        page.until(f"!({_TOOLTIP})().length")
+    page.clean()
+
+
+def test_a_click_opens_the_head_writes_the_link_and_reload_and_back_keep_it(open_page, runs):
+    page = open_page("bert_like")
+    assert page.page.evaluate("document.getElementById('panel').hasAttribute('data-empty')")
+    before = page.received
+    page.click_head(3, 7)
+    assert page.received - before < 500_000
+    assert page.page.inner_text("#head-name") == "L3H7"
+    pattern = page.page.evaluate("Array.from(Bokeh.documents[0].get_model_by_name('pattern-source').data.image[0])")
+    expected = RunData(runs["bert_like"]).run.patterns[3, 7][::-1]
+    assert np.allclose(np.array(pattern).ravel(), expected.ravel())
+    page.click_head(1, 2)
+    page.page.reload()
+    page.idle()
+    assert page.page.inner_text("#head-name") == "L1H2"
+    page.page.go_back()
+    page.until("document.getElementById('head-name').textContent === 'L3H7'")
+    page.page.go_back()
+    page.until("document.getElementById('panel').hasAttribute('data-empty')")
+    assert "site" not in page.page.url
+    page.clean()
+
+
+def test_keys_move_clear_undo_and_help(open_page):
+    page = open_page("bert_like")
+    for key, name in (("ArrowDown", "L0H0"), ("ArrowDown", "L1H0"), ("ArrowRight", "L1H1"), ("z", "L1H0"), ("Z", "L1H1")):
+        page.page.keyboard.press(key)
+        page.until(f"document.getElementById('head-name').textContent === '{name}'")
+    page.page.keyboard.press("?")
+    assert page.page.locator("#help").is_visible()
+    page.page.keyboard.press("Escape")
+    assert not page.page.locator("#help").is_visible()
+    page.page.keyboard.press("Escape")
+    page.until("!location.search.includes('site')")
+    page.clean()
+
+
+def test_choosing_a_statistic_recolours_the_atlas_and_the_table(open_page, runs):
+    page = open_page("bert_like")
+    page.choose("statistic", "induction_mass")
+    page.until("location.search.includes('stat=induction_mass')")
+    page.idle()
+    assert np.allclose(page.data("heads", "value"), RunData(runs["bert_like"]).heads.induction_mass)
+    page.choose("order", "value")
+    page.until("location.search.includes('order=value')")
+    page.choose("show", "pattern")
+    page.until("Bokeh.documents[0].get_model_by_name('thumbnails').data.image.length === 1")
+    page.idle()
+    page.clean()
+
+
+def test_the_table_sorts_selects_and_downloads(open_page, runs):
+    page = open_page("bert_like", "?stat=entropy")
+    page.page.get_by_text("Entropy (nats)", exact=True).last.click()
+    row = page.page.locator(".slick-row").first
+    name = row.inner_text().split()[0]
+    heads = RunData(runs["bert_like"]).run.heads
+    least = heads.loc[heads.entropy.idxmin()]
+    assert name == f"L{least.layer}H{least['head']}"
+    row.click()
+    page.until(f"document.getElementById('head-name').textContent === '{name}'")
+    with page.page.expect_download() as download:
+        page.page.click("#csv")
+    lines = download.value.path().read_text().splitlines()
+    assert lines[0] == "head,entropy,entropy_se"
+    assert len(lines) == 73
+    assert float(lines[1].split(",")[1]) == heads.query("site == 0 and head == 0").entropy.item()
+    page.clean()
+
+
+def test_a_point_of_the_cloud_shows_its_token(open_page):
+    page = open_page("bert_like", "?site=0&head=0")
+    script = """() => { const doc = Bokeh.documents[0], view = Bokeh.index.find_one(doc.get_model_by_name("cloud"));
+      const data = doc.get_model_by_name("cloud-queries").data, box = view.canvas_view.el.getBoundingClientRect();
+      let best = 0; for (let i = 0; i < data.x.length; i++) if (data.x[i] > data.x[best]) best = i;
+      return [best, box.left + view.frame.x_scale.compute(data.x[best]), box.top + view.frame.y_scale.compute(data.y[best])]; }"""
+    index, x, y = page.page.evaluate(script)
+    texts = page.hover(x, y)
+    assert page.data("cloud-queries", "text")[index] in texts[0]
+    assert "document" in texts
+    page.clean()
+
+
+@pytest.mark.parametrize("run", ["ragged", "thousand"])
+@pytest.mark.parametrize(("width", "height", "scheme"), [(1400, 900, "light"), (1000, 700, "dark")])
+def test_nothing_sticks_out_at_either_size(open_page, run, width, height, scheme):
+    page = open_page(run, "?site=0&head=1&show=pattern", viewport={"width": width, "height": height}, color_scheme=scheme)
+    page.clean()
+    sizes = page.page.evaluate("""() => ["atlas", "pattern", "profile", "neurons", "cloud"].map((name) => {
+      const view = Bokeh.index.find_one(Bokeh.documents[0].get_model_by_name(name)); return [view.frame.bbox.width, view.frame.bbox.height]; })""")
+    assert min(min(size) for size in sizes) > 100
+
+
+def test_a_head_without_a_value_says_why_on_hover(open_page):
+    page = open_page("ragged", "?stat=previous_mass")
+    texts = page.hover(*page.cell(3, 0))
+    assert texts[0] == "decoder L0 cross H0"
+    assert any("offsets have no meaning in cross-attention" in text for text in texts)
+    assert "10 of 38 heads" in page.page.inner_text("#overview")
+    page.clean()
+
+
+def test_dark_follows_the_browser_and_the_choice(open_page):
+    page = open_page("bert_like", color_scheme="dark")
+    ink = "Bokeh.documents[0].get_model_by_name('atlas').below[0].major_label_text_color"
+    back = "getComputedStyle(document.body).backgroundColor"
+    page.until(f"{ink} === '#979fab'")
+    dark = page.page.evaluate(back)
+    page.choose("theme", "light")
+    page.until(f"{ink} === '#6b7280'")
+    assert page.page.evaluate(back) != dark
+    page.page.reload()
+    page.idle()
+    assert page.page.evaluate(ink) == "#6b7280"
+    page.clean()
+
+
+@pytest.mark.parametrize("query", ["?site=0&head=0", "?stat=%3Cimg%20src=x%3E&theme=%22%3E&site=0&head=1&show=pattern"])
+def test_text_of_a_run_stays_text(open_page, query):
+    page = open_page("hostile", query)
+    page.page.click(".warnings summary")
+    page.page.click("#help-button")
+    page.page.keyboard.press("Escape")
+    x, y = page.cell(0, 0)
+    page.hover(x, y)
+    box = page.page.locator('[data-note="cloud-facts"]').bounding_box()
+    assert box is not None
+    script = """() => { const doc = Bokeh.documents[0], view = Bokeh.index.find_one(doc.get_model_by_name("cloud"));
+      const data = doc.get_model_by_name("cloud-queries").data, box = view.canvas_view.el.getBoundingClientRect();
+      return [box.left + view.frame.x_scale.compute(data.x[0]), box.top + view.frame.y_scale.compute(data.y[0])]; }"""
+    texts = page.hover(*page.page.evaluate(script))
+    assert any(text.startswith(("query <img", "key <img")) for text in texts)  # shown as written
+    counted = page.page.evaluate("""() => { let found = 0;
+      const walk = (root) => { found += root.querySelectorAll("img, script:not([nonce]):not([src])").length;
+        for (const e of root.querySelectorAll("*")) if (e.shadowRoot) walk(e.shadowRoot); };
+      walk(document); return found; }""")
+    assert counted == page.page.evaluate("document.querySelectorAll('script[type=\"application/json\"]:not([nonce])').length")
+    assert page.page.evaluate("window.__owned") is None
+    assert page.page.inner_text(".fact.model") == HOSTILE
+    assert page.page.title().startswith(HOSTILE[:40])
+    page.clean()
+
+
+def test_two_people_look_at_different_heads(open_page):
+    first, second = open_page("bert_like"), open_page("bert_like")
+    first.click_head(0, 1)
+    second.click_head(4, 4)
+    assert first.page.inner_text("#head-name") == "L0H1"
+    assert second.page.inner_text("#head-name") == "L4H4"
+
+
+def test_the_largest_click_stays_under_the_limit(open_page):
+    page = open_page("thousand")
+    for act in (lambda: page.click_head(20, 3), lambda: page.choose("show", "pattern"), lambda: page.choose("statistic", "entropy")):
+        page.idle()
+        before = page.received
+        act()
+        page.page.wait_for_timeout(300)
+        page.idle()
+        assert 0 < page.received - before < 500_000
+
+
+def test_the_browser_refuses_other_hosts_and_eval(open_page):
+    page = open_page("bert_like")
+    policy = page.page.get_attribute('meta[http-equiv="Content-Security-Policy"]', "content")
+    assert policy is not None
+    assert "default-src 'self'" in policy
+    assert "unsafe-eval" not in policy
+    assert "'unsafe-inline'" not in policy.split("script-src")[1].split(";")[0]
+    assert json.loads(json.dumps(page.foreign)) == []

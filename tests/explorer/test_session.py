@@ -1,0 +1,202 @@
+"""A page without a browser: build it on a run, act, and read what its sources hold."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from bokeh.document import Document
+
+from attnengine_explorer import url
+from attnengine_explorer.page import facts, parse_act, warnings
+from attnengine_explorer.run_data import RunData
+from attnengine_explorer.session import Session
+from attnengine_explorer.state import Choose, Clear, SelectHead, ViewState
+
+
+@pytest.fixture(scope="module")
+def opened(runs):
+    return {name: RunData(path) for name, path in runs.items()}
+
+
+@pytest.fixture
+def session(opened):
+    return open_page(opened["bert_like"])
+
+
+def open_page(run: RunData, state: ViewState | None = None) -> Session:
+    return Session(Document(), run, state or ViewState(), [run.path])
+
+
+def shown(session: Session) -> dict:
+    return json.loads(session.wire.shown)
+
+
+def source(session: Session, name: str):
+    return session.document.get_model_by_name(name)
+
+
+def act(session: Session, **what) -> None:
+    session.wire.act = json.dumps(what)
+
+
+def test_the_atlas_holds_the_table_on_disk_for_every_statistic(session):
+    for name in session.run.statistics:
+        session.dispatch(Choose("statistic", name))
+        expected = session.run.run.heads.sort_values(["site", "head"])
+        assert np.array_equal(source(session, "heads").data["value"], expected[name], equal_nan=True)
+        if f"{name}_se" in expected:
+            assert np.array_equal(source(session, "heads").data["se"], expected[f"{name}_se"], equal_nan=True)
+
+
+def test_a_signed_statistic_has_a_symmetric_scale_and_another_palette(session):
+    sequential = session.overview.mapper.palette
+    session.dispatch(Choose("statistic", "score_mean"))
+    mapper = session.overview.mapper
+    assert mapper.low == -mapper.high
+    assert mapper.palette != sequential
+    session.dispatch(Choose("statistic", "entropy"))
+    assert mapper.palette == sequential
+
+
+def test_opening_a_head_fills_its_panels_and_the_link(session):
+    session.dispatch(SelectHead(3, 7))
+    assert shown(session)["query"] == "site=3&head=7"
+    assert shown(session)["push"] is True
+    assert shown(session)["head"]["name"] == "L3H7"
+    assert np.array_equal(source(session, "pattern-source").data["image"][0], session.run.run.patterns[3, 7][::-1])
+    assert sum(len(source(session, f"neurons-{side}").data["x"]) for side in ("above", "below")) == 16
+    assert len(source(session, "profile-source").data["x"]) == 257
+    assert len(source(session, "cloud-queries").data["x"]) == len(source(session, "cloud-keys").data["x"]) == 600
+    assert source(session, "heads").selected.indices == [3 * 12 + 7]
+    session.dispatch(Clear())
+    assert shown(session)["head"] is None
+    assert source(session, "heads").selected.indices == []
+
+
+def test_clicking_a_cell_or_a_row_opens_its_head_and_clicking_nothing_closes_it(session):
+    source(session, "heads").selected.indices = [25]
+    assert session.state.selected == (2, 1)
+    source(session, "heads").selected.indices = [25, 26]  # Shift in the table
+    assert session.state.selected == (2, 2)
+    assert source(session, "heads").selected.indices == [26]
+    source(session, "heads").selected.indices = []
+    assert session.state.selected is None
+
+
+def test_the_next_head_sends_no_token_text_again(session):
+    session.dispatch(SelectHead(0, 0))
+    texts = source(session, "cloud-queries").data["text"]
+    before = np.array(source(session, "cloud-queries").data["x"])
+    session.dispatch(SelectHead(0, 1))
+    assert source(session, "cloud-queries").data["text"] is texts
+    assert not np.array_equal(before, source(session, "cloud-queries").data["x"])
+
+
+def test_a_step_is_one_batch_and_touches_only_what_changed(session):
+    session.dispatch(SelectHead(0, 0))
+    changes = []
+    session.document.on_change(changes.append)
+    session.dispatch(Choose("color_by", "position"))
+    names = {getattr(change, "model", None) and change.model.name for change in changes if hasattr(change, "model")}
+    assert not names & {"heads", "pattern", "profile", "neurons-above", "cloud-queries", "cloud-keys"}
+    assert "wire" in names
+
+
+def test_arrows_undo_and_redo_move_through_heads(session):
+    act(session, kind="key", key="ArrowDown")
+    assert session.state.selected == (0, 0)
+    act(session, kind="key", key="ArrowDown", n=2)
+    act(session, kind="key", key="ArrowRight")
+    assert session.state.selected == (1, 1)
+    act(session, kind="undo")
+    assert session.state.selected == (1, 0)
+    act(session, kind="redo")
+    assert session.state.selected == (1, 1)
+
+
+def test_arrows_follow_the_sorted_columns(session):
+    session.dispatch(Choose("order", "value"))
+    act(session, kind="key", key="ArrowRight")
+    values = session.run.run.heads.query("site == 0").set_index("head").entropy_normalized
+    assert session.state.selected == (0, values.idxmax())
+    act(session, kind="key", key="ArrowRight", n=2)
+    assert session.state.selected == (0, values.sort_values(ascending=False).index[1])
+
+
+def test_the_back_button_shows_the_old_state_and_writes_no_new_link(session):
+    session.dispatch(SelectHead(1, 1))
+    act(session, kind="visit", query="?stat=entropy")
+    assert session.state == ViewState(statistic="entropy")
+    assert shown(session)["push"] is False
+
+
+@pytest.mark.parametrize("text", [
+    "", "[]", "{}", '{"kind": 3}', '{"kind": "choose"}', '{"kind": "key", "key": "x"}', "[" * 9000, '{"kind": "steal"}',
+    '{"kind": "choose", "name": "__class__", "value": "x"}', '{"kind": "choose", "name": "statistic", "value": "<b>"}',
+])  # fmt: skip
+def test_a_hostile_act_changes_nothing(session, text):
+    before = session.state
+    session.wire.act = text
+    assert session.state == before
+    if not text.startswith('{"kind": "'):
+        with pytest.raises(ValueError):  # noqa: PT011  each has its own message
+            parse_act(text)
+
+
+def test_an_index_the_browser_invents_opens_nothing(session):
+    source(session, "heads").selected.indices = [10_000]
+    assert session.state.selected is None
+
+
+@pytest.mark.parametrize("name", ["bert_like", "ragged", "thousand", "hostile"])
+@pytest.mark.parametrize("show", ["statistic", "pattern"])
+def test_every_run_opens_in_every_state(opened, name, show):
+    run = opened[name]
+    last = list(run.index)[-1]
+    for color in ("side", "position", "entropy"):
+        state = ViewState(show=show, order="value", site=last[0], head=last[1], color_by=color, theme="dark")
+        page = open_page(run, state)
+        assert page.state == state
+        assert url.decode(shown(page)["query"]) == state
+
+
+def test_heads_without_a_value_are_hatched_and_counted(opened):
+    page = open_page(opened["ragged"], ViewState(statistic="previous_mass"))
+    missing = np.isnan(source(page, "heads").data["value"])
+    assert missing.sum() == 10
+    assert np.array_equal(np.array(source(page, "heads").data["hatch"]) == "/", missing)
+    assert "10 of 38 heads" in shown(page)["notes"]["missing"]
+
+
+def test_cross_attention_explains_its_empty_panels(opened):
+    page = open_page(opened["ragged"], ViewState(site=3, head=0, neuron_statistic="qk_distance_corr"))
+    notes = shown(page)["notes"]
+    assert "Cross-attention has no offsets" in notes["profile"]
+    assert "offsets have no meaning" in notes["neurons"]
+
+
+def test_dark_is_asked_for_or_follows_the_browser(session):
+    axis = session.document.get_model_by_name("profile").xaxis[0]
+    light = axis.major_label_text_color
+    act(session, kind="scheme", dark=True)
+    assert session.dark is True
+    assert axis.major_label_text_color != light
+    session.dispatch(Choose("theme", "light"))
+    assert session.dark is False
+    assert axis.major_label_text_color == light
+
+
+@pytest.mark.parametrize("manifest", [
+    {"model": None, "corpus": [], "warnings": "x", "nan_heads": {"a": 1}, "device": 3},
+    {"model": {"id": 7, "n_parameters": "many"}, "corpus": {"tokens": "12"}, "nan_heads": [[0], [1, "2"], [99, 99], None]},
+    {"warnings": [None, 3, ["x"]], "self_check": {"note": {"a": 1}}},
+])  # fmt: skip
+def test_a_strange_manifest_still_opens(tmp_path, manifest):
+    from tests.explorer.synthetic_run import site, write_run
+
+    run = RunData(write_run(tmp_path / "run", [site(0, 0, heads=2)], extra=manifest, n_tokens=20))
+    open_page(run, ViewState(site=0, head=0))
+    assert facts(run)["model"]
+    assert isinstance(warnings(run), list)
