@@ -1,0 +1,139 @@
+"""Compile every shipped (kernel, head width, type, architecture) without a GPU and show what the machine code needs.
+
+    python -m attnengine_kernels._aot [--arch 90] [--dim 128] [--dtype bf16] [--kernel row]
+
+A row that spills to the stack, asks for more shared memory than the architecture has, or was serialised by ptxas
+(warning C7512: a wgmma waits for the one before) is a defect; the command exits 1 if there is one. It must run in a
+process without TRITON_INTERPRET, and compiles in seconds per row (cached by Triton).
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
+from triton.compiler import ASTSource
+
+from attnengine_kernels import rows, scans
+
+DIMS = (16, 32, 64, 72, 80, 96, 128, 192, 256)
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+ARCHITECTURES = (80, 90)
+SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One launch as it is shipped: the jitted function, its argument types, constants and options."""
+
+    kernel: str
+    d: int
+    dtype: str
+    arch: int
+    function: Any
+    signature: dict[str, str]
+    constants: dict[str, Any]
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the compiled code of a variant uses."""
+
+    registers: int
+    stack: int  # bytes a thread: spills
+    shared: int  # bytes a block
+    wgmma: int  # Hopper matrix instructions in the code
+    serialised: bool  # ptxas warning C7512
+
+    def defects(self, arch: int) -> list[str]:
+        """Reasons not to ship it."""
+        found = [f"{self.stack} bytes of stack"] if self.stack else []
+        if self.shared > SHARED_LIMIT[arch]:
+            found.append(f"{self.shared} bytes of shared memory")
+        return found + (["wgmma serialised (C7512)"] if self.serialised else [])
+
+
+def variants() -> Iterator[Variant]:
+    """Every launch that the host functions can make on a plain call (no soft-cap, sink or dense bias)."""
+    for arch in ARCHITECTURES:
+        for dtype_name, dtype in DTYPES.items():
+            for d in DIMS:
+                found = [*rows.shipped(arch, d, dtype), *scans.shipped(arch, d, dtype)]
+                for name, function, types, constants, tile in found:
+                    signature = {a: types[a] if a not in constants else "constexpr" for a in function.arg_names}
+                    yield Variant(name, d, dtype_name, arch, function, signature, constants, tile.options())
+
+
+def measure(variant: Variant) -> Resources:
+    """Compile one variant; pointers and strides are taken as divisible by 16, as they are at launch."""
+    names = variant.function.arg_names
+    divisible = {
+        (i,): [["tt.divisibility", 16]]
+        for i, name in enumerate(names)
+        if variant.signature[name].startswith("*") or re.search(r"_[a-z]$|_stride$", name)
+        if variant.signature[name] != "constexpr"
+    }
+    constants = {(names.index(name),): value for name, value in variant.constants.items()}
+    source = ASTSource(variant.function, variant.signature, constants, divisible)
+    compiled = triton.compile(source, target=GPUTarget("cuda", variant.arch, 32), options=variant.options)
+    with tempfile.TemporaryDirectory() as folder:
+        cubin, ptx = Path(folder, "kernel.cubin"), Path(folder, "kernel.ptx")
+        cubin.write_bytes(compiled.asm["cubin"])
+        ptx.write_text(compiled.asm["ptx"])
+        usage = _tool(str(CUOBJDUMP), "-res-usage", str(cubin))
+        name = f"sm_{variant.arch}" + ("a" if variant.arch >= 90 else "")
+        again = str(Path(folder, "again.cubin"))
+        log = _tool(get_ptxas(variant.arch).path, "-v", f"--gpu-name={name}", str(ptx), "-o", again)
+    return Resources(
+        registers=int(re.search(r"REG:(\d+)", usage)[1]),  # type: ignore[index]
+        stack=int(re.search(r"STACK:(\d+)", usage)[1]),  # type: ignore[index]
+        shared=compiled.metadata.shared,
+        wgmma=compiled.asm["ptx"].count("wgmma.mma_async"),
+        serialised="C7512" in log,
+    )
+
+
+def _tool(name: str, *arguments: str) -> str:
+    done = subprocess.run([name, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table of the chosen variants; 1 if any has a defect."""
+    parser = argparse.ArgumentParser(prog="python -m attnengine_kernels._aot", description=__doc__.split("\n")[0])
+    parser.add_argument("--arch", type=int, choices=ARCHITECTURES)
+    parser.add_argument("--dim", type=int, choices=DIMS)
+    parser.add_argument("--dtype", choices=DTYPES)
+    parser.add_argument("--kernel", help="part of a kernel's name")
+    chosen = parser.parse_args(arguments)
+    print(f"triton {triton.__version__}")
+    print(f"{'kernel':<16}{'D':>4} {'dtype':<6}{'arch':>4}{'REG':>5}{'STACK':>6}{'shared':>8}{'wgmma':>6} C7512")
+    bad = 0
+    for v in variants():
+        if chosen.arch not in (None, v.arch) or chosen.dim not in (None, v.d) or chosen.dtype not in (None, v.dtype):
+            continue
+        if chosen.kernel is not None and chosen.kernel not in v.kernel:
+            continue
+        r = measure(v)
+        defects = r.defects(v.arch)
+        bad += bool(defects)
+        line = f"{v.kernel:<16}{v.d:>4} {v.dtype:<6}{v.arch:>4}{r.registers:>5}{r.stack:>6}{r.shared:>8}{r.wgmma:>6}"
+        print(f"{line} {'yes' if r.serialised else 'no':<5} {'; '.join(defects)}".rstrip(), flush=True)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
