@@ -83,7 +83,9 @@ def wrap_model(model: PreTrainedModel, reader: Any) -> LoadedModel:
     Raises TypeError for something that is no transformers model, ModelError for what cannot be run.
     """
     if not isinstance(model, PreTrainedModel):
-        raise TypeError(f"expected a transformers PreTrainedModel, got {type(model).__name__}")
+        raise TypeError(
+            f"expected a transformers PreTrainedModel, got {type(model).__name__} (PEFT: pass model.get_base_model())"
+        )
     wants = "text" if hasattr(reader, "is_fast") or hasattr(reader, "encode") else "image"
     base = model.base_model
     assert isinstance(base, PreTrainedModel)

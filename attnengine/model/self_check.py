@@ -92,7 +92,7 @@ def _judge(model: PreTrainedModel, check: SelfCheck) -> None:
     if not check.output_error <= check.output_limit:
         raise CaptureError(
             f"{name} computes something else while it is captured: outputs differ by {check.output_error:.2g} of "
-            f"their maximum, expected at most {check.output_limit:.2g}; please report this model"
+            f"their maximum, expected at most {check.output_limit:.2g}; {check.reason or 'please report this model'}"
         )
     if check.pattern_error is not None and not check.pattern_error <= check.pattern_limit:
         raise CaptureError(

@@ -110,6 +110,13 @@ def test_a_model_that_differs_from_itself_is_held_to_the_loose_limit_and_marked(
     assert 0 < found.output_error <= 1e-5
 
 
+def test_a_model_that_draws_at_random_fails_with_that_as_the_reason() -> None:
+    model, inputs = build("bert"), batch("bert")
+    model.embeddings.register_forward_hook(lambda module, given, output: output + torch.rand_like(output))
+    with pytest.raises(CaptureError, match="two runs of the model alone differ"):
+        self_check(model, find_sites(model, inputs), inputs)
+
+
 def test_without_an_eager_pattern_the_record_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(self_check_module, "_eager_patterns", lambda model, sites, inputs: [None] * len(sites))
     found = check("bert")
