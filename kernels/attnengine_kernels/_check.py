@@ -13,6 +13,10 @@ def _expect(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
 
 
+def _shapes(call: AttentionCall) -> str:
+    return ", ".join(str(tuple(tensor.shape)) for tensor in (call.query, call.key, call.value))
+
+
 def check_call(call: AttentionCall) -> None:
     """Raise ValueError if the tensors of a call do not fit together."""
     if call.query.ndim != 4 or call.key.ndim != 4 or call.value.ndim != 4:
@@ -20,6 +24,8 @@ def check_call(call: AttentionCall) -> None:
             "query, key, value: expected 4 dimensions (window, head, position, feature), got "
             f"{call.query.ndim}, {call.key.ndim}, {call.value.ndim}"
         )
+    if 0 in call.query.shape or 0 in call.key.shape or 0 in call.value.shape:
+        raise ValueError(f"query, key, value: expected no empty dimension, got {_shapes(call)}")
     b, h, n_query, d = call.query.shape
     hkv, n_key = call.key.shape[1:3]
     if hkv == 0 or h % hkv:
@@ -83,3 +89,10 @@ def check_facts(facts: TokenFacts, side: str, batch: int, length: int) -> None:
         raise ValueError(
             f"{side}.position: expected positions that rise by one from token to token, got {facts.position}"
         )
+
+
+def check_length(queries: TokenFacts, keys: TokenFacts, max_length: int) -> None:
+    """Raise ValueError if a position lies outside the profile that ``max_length`` makes."""
+    last = max((int(facts.position.max()) for facts in (queries, keys) if facts.position.numel()), default=-1)
+    if last >= max_length:
+        raise ValueError(f"max_length: expected more than the last position, {last}, got {max_length}")

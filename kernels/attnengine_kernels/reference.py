@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attnengine_kernels._check import check_call, check_facts, hidden_pairs
+from attnengine_kernels._check import check_call, check_facts, check_length, hidden_pairs
 from attnengine_kernels.call import AttentionCall, HeadSums, TokenFacts
 from attnengine_kernels.sums import PATTERN_BINS, RECEIVED_MIN_ROWS, profile_edges
 
@@ -94,6 +94,8 @@ def head_sums(
     check_facts(queries, "queries", b, n_query)
     check_facts(keys, "keys", b, n_key)
     edges = profile_edges(max_length or max(n_query, n_key))
+    if not cross:
+        check_length(queries, keys, max_length or max(n_query, n_key))
     dense = pattern(call)
     group = h // call.key.shape[1]
     windows = []

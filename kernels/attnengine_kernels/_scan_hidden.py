@@ -1,0 +1,91 @@
+"""The sums of :mod:`._scan` where a bias of -inf hides pairs inside the interval: no prefix knows which."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit, prange
+
+from attnengine_kernels._scan import (
+    ADD,
+    HIGH,
+    LOW,
+    NEAR,
+    NEAR_DISTANCE,
+    NEAR_SQUARE,
+    POSITIVE,
+    QK,
+    SHARE,
+    SQUARE,
+)
+
+
+@njit(cache=True, nogil=True, fastmath=ADD)
+def _pair(q, k, near, far, out):  # type: ignore[no-untyped-def]
+    for e in range(q.shape[0]):
+        x = float(q[e]) * k[e]
+        out[QK, e] += x
+        out[SQUARE, e] += x * x
+        out[POSITIVE, e] += 1.0 if x > 0 else 0.0
+        out[NEAR, e] += near * x
+        out[NEAR_SQUARE, e] += near * x * x
+        out[NEAR_DISTANCE, e] += near * far * x
+        out[LOW, e] = min(out[LOW, e], x)
+        out[HIGH, e] = max(out[HIGH, e], x)
+
+
+@njit(cache=True, nogil=True, fastmath=ADD)
+def _row_share(q, key, centre, veil, begin, end, n, out):  # type: ignore[no-untyped-def]
+    """Adds q ⊙ (Σ_j k (k · q) / n - S (S · q) / n²), keys centred; returns Σ_j of the row's cosines."""
+    d = q.shape[0]
+    weighted, total = np.zeros(d), np.zeros(d)
+    cosine, length = 0.0, 0.0
+    for e in range(d):
+        length += float(q[e]) * q[e]
+    for j in range(begin, end):
+        if veil[j]:
+            continue
+        dot, raw, norm = 0.0, 0.0, 0.0
+        for e in range(d):
+            dot += q[e] * (key[j, e] - centre[e])
+            raw += float(q[e]) * key[j, e]
+            norm += float(key[j, e]) * key[j, e]
+        cosine += 0.0 if norm * length == 0 else raw / math.sqrt(norm * length)
+        for e in range(d):
+            weighted[e] += dot * (key[j, e] - centre[e])
+            total[e] += key[j, e] - centre[e]
+    across = 0.0
+    for e in range(d):
+        across += q[e] * total[e]
+    for e in range(d):
+        out[SHARE, e] += q[e] * (weighted[e] / n - total[e] * across / (n * n))
+    return cosine
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def scan_hidden_pass(  # type: ignore[no-untyped-def]
+    query, key, centre, lo, hi, seen, hidden, position, key_shift, placed, query_patch, key_patch, cross, sums, cosine
+):
+    """As :func:`._scan.scan_pass`, O(q k d), with ``hidden`` (1 or b, q, k) bool and ``seen`` (b, q) visible keys."""
+    b, h = query.shape[:2]
+    for turn in prange(b * h):
+        w, head = turn // h, turn % h
+        k, out = key[w, head * key.shape[1] // h], sums[w, head]
+        mean = centre[w, head * key.shape[1] // h]
+        for i in range(query.shape[2]):
+            if seen[w, i] == 0:
+                continue
+            q, veil = query[w, head, i], hidden[w % hidden.shape[0], i]
+            cosine[w, head] += _row_share(q, k, mean, veil, lo[w, i], hi[w, i], seen[w, i], out)
+            for j in range(lo[w, i], hi[w, i]):
+                if veil[j]:
+                    continue
+                near, far = 0.0, 0.0
+                if not cross and position[w, i] >= 0 and placed[w, 0] <= j < placed[w, 1]:
+                    near, far = 1.0, float(abs(j - key_shift[w] - position[w, i]))
+                    if key_patch.shape[0] > 0:
+                        dr = float(query_patch[w, i, 0] - key_patch[w, j, 0])
+                        dc = float(query_patch[w, i, 1] - key_patch[w, j, 1])
+                        far = math.sqrt(dr * dr + dc * dc)
+                _pair(q, k[j], near, far, out)
