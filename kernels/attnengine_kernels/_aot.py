@@ -2,9 +2,9 @@
 
     python -m attnengine_kernels._aot [--arch 90] [--dim 128] [--dtype bf16] [--kernel row]
 
-A row that spills to the stack, asks for more shared memory than the architecture has, or was serialised by ptxas
-(warning C7512: a wgmma waits for the one before) is a defect; the command exits 1 if there is one. It must run in a
-process without TRITON_INTERPRET, and compiles in seconds per row (cached by Triton).
+A row that spills to the stack, asks for more shared memory than the architecture has, misses Hopper's wgmma, or was
+serialised by ptxas (warning C7512: a wgmma waits for the one before) is a defect; the command exits 1 if there is one.
+It must run in a process without TRITON_INTERPRET, and compiles in seconds per row (cached by Triton).
 """
 
 from __future__ import annotations
@@ -58,11 +58,13 @@ class Resources:
     wgmma: int  # Hopper matrix instructions in the code
     serialised: bool  # ptxas warning C7512
 
-    def defects(self, arch: int) -> list[str]:
+    def defects(self, variant: Variant) -> list[str]:
         """Reasons not to ship it."""
         found = [f"{self.stack} bytes of stack"] if self.stack else []
-        if self.shared > SHARED_LIMIT[arch]:
+        if self.shared > SHARED_LIMIT[variant.arch]:
             found.append(f"{self.shared} bytes of shared memory")
+        if variant.arch >= 90 and variant.dtype != "fp32" and variant.kernel != "totals" and not self.wgmma:
+            found.append("no wgmma: its products miss Hopper's tensor cores")
         return found + (["wgmma serialised (C7512)"] if self.serialised else [])
 
 
@@ -128,7 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.kernel is not None and chosen.kernel not in v.kernel:
             continue
         r = measure(v)
-        defects = r.defects(v.arch)
+        defects = r.defects(v)
         bad += bool(defects)
         line = f"{v.kernel:<16}{v.d:>4} {v.dtype:<6}{v.arch:>4}{r.registers:>5}{r.stack:>6}{r.shared:>8}{r.wgmma:>6}"
         print(f"{line} {'yes' if r.serialised else 'no':<5} {'; '.join(defects)}".rstrip(), flush=True)

@@ -3,7 +3,8 @@
 Axes in comments: ``m`` query rows, ``t`` keys of a tile, ``c`` tiles taken at a time, ``d`` a block of dims.
 """
 
-# fmt: off  (long argument lists, read as blocks)
+# fmt: off
+# (one line per argument would bury the formulas)
 from __future__ import annotations
 
 import triton
@@ -24,19 +25,7 @@ def _smaller(a, b):
 
 @triton.jit
 def totals_kernel(
-    K,
-    SEEN,
-    MEAN,
-    TOTALS,
-    n_heads,
-    n_keys,
-    n_tiles,
-    k_b,
-    k_h,
-    k_l,
-    part_stride,
-    D: tl.constexpr,
-    BD: tl.constexpr,
+    K, SEEN, MEAN, TOTALS, n_heads, n_keys, n_tiles, k_b, k_h, k_l, part_stride, D: tl.constexpr, BD: tl.constexpr,
     T: tl.constexpr,
 ):
     """Σ k', Σ k'^2, max, min, #positive, #negative of every tile of T keys, k' = k - mean; unseen keys left out."""
@@ -100,33 +89,8 @@ def _tile_extremes(
 
 @triton.jit
 def scan_kernel(
-    Q,
-    K,
-    LO,
-    HI,
-    SEEN,
-    MEAN,
-    PILOT,
-    TOTALS,
-    OUT,
-    POSITIVE,
-    n_heads,
-    group,
-    n_rows,
-    n_keys,
-    n_tiles,
-    q_b,
-    q_h,
-    q_l,
-    k_b,
-    k_h,
-    k_l,
-    part_stride,
-    out_stride,
-    D: tl.constexpr,
-    BD: tl.constexpr,
-    M: tl.constexpr,
-    T: tl.constexpr,
+    Q, K, LO, HI, SEEN, MEAN, PILOT, TOTALS, OUT, POSITIVE, n_heads, group, n_rows, n_keys, n_tiles, q_b, q_h, q_l, k_b,
+    k_h, k_l, part_stride, out_stride, D: tl.constexpr, BD: tl.constexpr, M: tl.constexpr, T: tl.constexpr,
     C: tl.constexpr,
 ):
     """Σ (x - pilot), Σ (x - pilot)^2, min, max and #positive of x_ijd = q_id k_jd over one row block's visible pairs.
