@@ -16,6 +16,7 @@ import numpy as np
 from attnengine.corpus.windows import Feed
 
 GROUPS = 512
+BATCH_PAIRS = 12 * 2**20  # query–key pairs a batch has at most: padding needs a dense vendor mask, 64 MB in fp32
 SEGMENT = 64  # consecutive real tokens of one window: the unit of the sample
 
 
@@ -58,13 +59,17 @@ def make_plan(
 
 
 def pack(n_tokens: np.ndarray, batch_tokens: int) -> tuple[tuple[int, ...], ...]:
-    """Windows, longest first (a batch too large for memory shows at once), into batches of similar length."""
+    """Windows, longest first (a batch too large for memory shows at once), into batches of similar length.
+
+    A batch holds at most ``batch_tokens`` padded tokens and BATCH_PAIRS pairs, but at least one window.
+    """
     order = np.lexsort((np.arange(len(n_tokens)), -n_tokens.astype(np.int64)))
     batches: list[tuple[int, ...]] = []
     current: list[int] = []
     for window in order.tolist():
         width = int(n_tokens[current[0]]) if current else int(n_tokens[window])
-        if current and (len(current) + 1) * width > batch_tokens:
+        n = len(current) + 1
+        if current and (n * width > batch_tokens or n * width * width > BATCH_PAIRS):
             batches.append(tuple(current))
             current = []
         current.append(window)

@@ -61,11 +61,12 @@ def streams_of(site: Site, batch: WindowBatch) -> tuple[TokenFacts, TokenFacts]:
 def site_sums(site: Site, call: AttentionCall, batch: WindowBatch, max_length: int) -> dict[str, torch.Tensor]:
     """Kernel sums of one attention call; UnsupportedModelError if it does not run over the window's tokens."""
     queries, keys = streams_of(site, batch)
-    seen, expected = (call.query.shape[2], call.key.shape[2]), (queries.real.shape[1], keys.real.shape[1])
+    seen = (call.query.shape[0], call.query.shape[2], call.key.shape[2])
+    expected = (*queries.real.shape, keys.real.shape[1])
     if seen != expected:
         raise UnsupportedModelError(
-            f"{site.name} ({site.module}) attends from {seen[0]} to {seen[1]} positions, the window has {expected}; "
-            "this model changes the sequence before attention, which attnengine cannot place in the text"
+            f"{site.name} ({site.module}) attends over (windows, queries, keys) = {seen}, the batch has {expected}; "
+            "this model reshapes the sequence before attention, which attnengine cannot place in the text"
         )
     return head_sums(call, queries, keys, cross=site.kind == "cross", max_length=max_length)
 

@@ -101,9 +101,7 @@ def image_feed(loaded: LoadedModel, documents: Sequence[Document], device: str) 
     probe = ImageWindows(documents, loaded.tokenizer, grid=(1, 1), prefix=0)
     pixels = probe.pixels([0], device)
     seen: list[int] = []
-    sites = find_sites(loaded.model, {"pixel_values": pixels})
-    with Capture(loaded.model, sites) as capture:
-        capture.forward({"pixel_values": pixels}, lambda _, call: seen.append(call.query.shape[2]))
+    find_sites(loaded.model, {"pixel_values": pixels}, on_length=seen.append)
     try:
         grid, prefix = patch_grid(loaded.model.config, (pixels.shape[-2], pixels.shape[-1]), seen[0])
     except ValueError as error:

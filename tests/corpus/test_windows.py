@@ -141,3 +141,10 @@ def test_splitmix64_gives_the_published_sequence():
         out.append(splitmix64(state))
         state = (state + 0x9E3779B97F4A7C15) & ((1 << 64) - 1)
     assert out == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
+def test_batches_of_long_windows_stay_small_enough_for_a_dense_mask():
+    lengths = np.full(40, 1024)
+    batches = pack(lengths, 10**9)
+    assert {len(batch) for batch in batches[:-1]} == {12}
+    assert pack(np.asarray([8192, 8192]), 10**9) == ((0,), (1,))
