@@ -81,7 +81,9 @@ def columns_of(grid: Grid, heads: list[tuple[int, int]], values: np.ndarray, ord
     return columns
 
 
-def neighbour(cells: dict[tuple[int, int], tuple[float, float]], at: tuple[int, int], dx: int, dy: int) -> tuple[int, int]:
+def neighbour(
+    cells: dict[tuple[int, int], tuple[float, float]], at: tuple[int, int], dx: int, dy: int
+) -> tuple[int, int]:
     """The head one step to the right (dx) or down (dy) of ``at`` as the atlas is drawn now; ``at`` at the edge.
 
     Rows may be of unequal length: a step up or down goes to the nearest column.

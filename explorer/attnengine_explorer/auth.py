@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from bokeh.server.auth_provider import AuthProvider
-from tornado.web import RequestHandler
+from tornado.web import HTTPError, RequestHandler
+from tornado.websocket import WebSocketHandler
 
 COOKIE = "attnengine_token"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -50,13 +51,13 @@ class TokenAuth(AuthProvider):
 
     async def _user(self, handler: RequestHandler) -> str | None:
         if not same_origin(handler):
-            return None
+            raise HTTPError(403)
         if self.holds(handler.get_cookie(COOKIE)):
             return "holder"
+        if isinstance(handler, WebSocketHandler):
+            raise HTTPError(403)  # before the handshake: a socket cannot be redirected
         if not self.holds(handler.get_query_argument("token", None)):
             return None
-        # The cookie's name carries no port: two explorers on one host would overwrite each other's session otherwise
-        # only if they shared the token, which is random.
         handler.set_cookie(
             COOKIE, self._token.decode(), httponly=True, samesite="Strict", expires_days=MAX_AGE_DAYS, path="/"
         )

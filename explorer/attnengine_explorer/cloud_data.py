@@ -113,7 +113,11 @@ def token_columns(run: RunData) -> dict[str, np.ndarray]:
     """For every sampled token: text, position, document as the hover shows them. Empty without a tokens table."""
     tokens = run.table("tokens")
     if tokens is None or "position" not in tokens.columns:
-        return {"text": np.array([], dtype=object), "position": np.array([], dtype=np.float32), "document": np.array([])}
+        return {
+            "text": np.array([], dtype=object),
+            "position": np.array([], dtype=np.float32),
+            "document": np.array([]),
+        }
     text = tokens["text"] if "text" in tokens.columns else [None] * len(tokens)
     return {
         "text": np.array([visible(value) for value in text], dtype=object),

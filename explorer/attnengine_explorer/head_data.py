@@ -28,7 +28,9 @@ def summary(run: RunData, site: int, head: int) -> dict[str, Any]:
     """Title, site facts and every statistic of a head, as text by group."""
     row = run.rows[run.index[site, head]]
     where = run.sites[site]
-    facts = [f"{where.n_heads} heads" + (f", {where.n_kv_heads} key heads" if where.n_kv_heads != where.n_heads else "")]
+    facts = [
+        f"{where.n_heads} heads" + (f", {where.n_kv_heads} key heads" if where.n_kv_heads != where.n_heads else "")
+    ]
     facts.append(f"{where.d_qk} neurons")
     facts += [f"window {where.window}"] if where.window is not None else []
     facts += [f"soft-cap {number(where.softcap)}"] if where.softcap is not None else []
@@ -37,7 +39,12 @@ def summary(run: RunData, site: int, head: int) -> dict[str, Any]:
     groups = []
     for name, entries in grouped(run.statistics):
         lines = [
-            {"title": e.title, "value": value_text(run, e, row), "formula": e.formula, "null": bool(np.isnan(row[e.name]))}
+            {
+                "title": e.title,
+                "value": value_text(run, e, row),
+                "formula": e.formula,
+                "null": bool(np.isnan(row[e.name])),
+            }
             for e in entries
         ]
         groups.append({"name": name, "rows": lines})
@@ -94,7 +101,7 @@ def _offset_text(low: int, high: int) -> str:
     return f"{distance} {'token' if near == far == 1 else 'tokens'} {'before' if low > 0 else 'after'}"
 
 
-def neurons(run: RunData, rows: pd.DataFrame, statistic: Statistic, order: str) -> dict[str, Any]:
+def neurons(rows: pd.DataFrame, statistic: Statistic, order: str) -> dict[str, Any]:
     """Columns for the bars of one neuron statistic, by neuron or by size; null values leave no bar."""
     value = rows[statistic.name].to_numpy(dtype=float)
     se = f"{statistic.name}_se"

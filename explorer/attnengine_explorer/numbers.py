@@ -41,7 +41,9 @@ def estimate(value: float, error: float) -> str:
         text = f"({value / scale:.{places}f} ± {error / scale:.{places}f})e{exponent:+03d}"
     else:
         places = min(max(decimals, 0), 8)
-        text = f"{value:,.{places}f} ± {error:,.{places}f}" if error >= 1e-8 else f"{number(value)} ± {number(error, 2)}"
+        text = (
+            f"{value:,.{places}f} ± {error:,.{places}f}" if error >= 1e-8 else f"{number(value)} ± {number(error, 2)}"
+        )
     return text.replace("-", MINUS)
 
 

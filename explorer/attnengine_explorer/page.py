@@ -83,7 +83,9 @@ def facts(run: RunData) -> dict[str, str]:
     model, corpus = section(run, "model"), section(run, "corpus")
     return {
         "model": text(model.get("id")) or "unnamed model",
-        "model_detail": joined(text(model.get("class")), parameters(model.get("n_parameters")), text(model.get("dtype"))),
+        "model_detail": joined(
+            text(model.get("class")), parameters(model.get("n_parameters")), text(model.get("dtype"))
+        ),
         "corpus": text(corpus.get("source")) or "unnamed corpus",
         "run": run.path.name,
     }

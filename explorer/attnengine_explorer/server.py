@@ -10,11 +10,11 @@ import json
 import logging
 import secrets
 import signal
+import socket
 import webbrowser
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlencode
 
 from bokeh.application import Application
@@ -27,7 +27,6 @@ from bokeh.server.tornado import BokehTornado
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream
-from tornado.netutil import bind_sockets
 from tornado.web import RequestHandler
 
 from attnengine.errors import AttnEngineError
@@ -81,13 +80,13 @@ class Explorer:
             raise ValueError(f"expected a token of at least {MIN_TOKEN} characters, got {len(token)}")
         if token is None and not is_loopback(host):
             token = secrets.token_urlsafe(32)
-        self._sockets = _bind(host, port)
-        self.port = self._sockets[0].getsockname()[1]
+        self._socket = _bind(host, port)
+        self.port = self._socket.getsockname()[1]
         shown_host = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown_host}:{self.port}/" + (f"?{urlencode({'token': token})}" if token else "")
-        self._server = self._make(host, token)
+        self._server = self._make(token)
 
-    def _make(self, host: str, token: str | None) -> BaseServer:
+    def _make(self, token: str | None) -> BaseServer:
         auth: AuthProvider = NullAuth() if token is None else TokenAuth(token)
         # With a token the auth hook compares Origin and Host itself, whatever name the machine is reached by.
         origins = ["*"] if token else [f"{name}:{self.port}" for name in ("127.0.0.1", "localhost", "[::1]")]
@@ -104,8 +103,17 @@ class Explorer:
             cookie_secret=secrets.token_bytes(32),
         )
         http = _Server(application)
-        http.add_sockets(self._sockets)
+        http.add_socket(self._socket)
         return BaseServer(IOLoop.current(), application, http)
+
+    def close(self) -> None:
+        """Give the port back without having served."""
+        self._server.unlisten()
+
+    @property
+    def address(self) -> str | None:
+        """The address that is listened to."""
+        return self._server.address
 
     def _modify(self, document: Document) -> None:
         """Fill a new page: with the state its link asks for, or with the reason why that is impossible."""
@@ -139,9 +147,13 @@ class Explorer:
             self._server.stop()
 
 
-def _bind(host: str, port: int) -> list[Any]:
+def _bind(host: str, port: int) -> socket.socket:
     try:
-        return bind_sockets(port, address=host)
+        bound = socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=128
+        )
+        bound.setblocking(False)
+        return bound
     except OSError as error:
         raise PortError(
             f"cannot listen on {host}:{port} ({error.strerror or error}); "

@@ -45,8 +45,13 @@ class Session:
         overview = OverviewView(run, self.dispatch)
         self.overview = overview
         self.views: list[View] = [
-            overview, TableView(run, overview.source), PatternView(run), ProfileView(run), NeuronsView(run), CloudView(run),
-        ]  # fmt: skip
+            overview,
+            TableView(run, overview.source),
+            PatternView(run),
+            ProfileView(run),
+            NeuronsView(run),
+            CloudView(run),
+        ]
         overview.root.tags = [self.wire]  # a model that no root refers to would not reach the browser
         for view in self.views:
             view.restyle(self.dark)

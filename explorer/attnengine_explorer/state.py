@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 THEMES = ("auto", "light", "dark")
 
@@ -86,7 +87,8 @@ def reduce(state: ViewState, action: Action) -> ViewState:
     """The next state. ValueError if the action asks for something that does not exist."""
     match action:
         case Choose(name, value):
-            return replace(state, **{name: checked(name, value)})
+            changes: dict[str, Any] = {name: checked(name, value)}
+            return replace(state, **changes)
         case SelectHead(site, head):
             if not (0 <= site <= MAX_INDEX and 0 <= head <= MAX_INDEX):
                 raise ValueError(f"expected a site and a head from 0 to {MAX_INDEX}, got {site} and {head}")

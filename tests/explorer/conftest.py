@@ -13,10 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.explorer import synthetic_run
 
 REPOSITORY = Path(__file__).parents[2]
-FLAGS = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-quic"]
+FLAGS = [
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--disable-quic",
+]
 _SERVE = (
     "import sys; from pathlib import Path; from attnengine_explorer.server import serve\n"
     "serve([Path(sys.argv[1])], port=0, host=sys.argv[2], token=sys.argv[3] or None, open_browser=False,"
@@ -38,8 +45,8 @@ class Served:
     def __init__(self, run: Path, host: str = "127.0.0.1", token: str = "") -> None:
         path = os.pathsep.join(str(REPOSITORY / part) for part in ("explorer", "."))
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _SERVE, str(run), host, token], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env=os.environ | {"PYTHONPATH": path},
+            [sys.executable, "-c", _SERVE, str(run), host, token],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path},
         )  # fmt: skip
         assert self.process.stdout is not None
         assert self.process.stderr is not None

@@ -13,16 +13,30 @@ from attnengine import store
 from attnengine.records import Site
 from attnengine.statistics.catalogue import HEADS, NEURONS, is_mass
 
-HOSTILE = "<img src=x onerror=\"window.__owned=1\"><script>window.__owned=2</script>{{7*7}}$$x$$"
+HOSTILE = '<img src=x onerror="window.__owned=1"><script>window.__owned=2</script>{{7*7}}$$x$$'
 OFFSET_ONLY = ("offset_mean", "distance_mean", "self_mass", "previous_mass", "next_mass")
 EDGES = [(-255, -127), *((d, d + 1) for d in range(-127, 128)), (128, 256)]
 
 
-def site(number: int, layer: int, *, heads: int = 12, kv: int | None = None, stack: str = "", kind: str = "self") -> Site:
+def site(
+    number: int, layer: int, *, heads: int = 12, kv: int | None = None, stack: str = "", kind: str = "self"
+) -> Site:
     """One attention call with 16 neurons a head."""
     return Site(
-        site=number, module=f"encoder.layer.{number}.attention", ordinal=0, stack=stack, kind=kind, layer=layer,
-        n_heads=heads, n_kv_heads=kv or heads, d_qk=16, d_v=16, scale=0.25, window=None, softcap=None, has_sink=False,
+        site=number,
+        module=f"encoder.layer.{number}.attention",
+        ordinal=0,
+        stack=stack,
+        kind=kind,
+        layer=layer,
+        n_heads=heads,
+        n_kv_heads=kv or heads,
+        d_qk=16,
+        d_v=16,
+        scale=0.25,
+        window=None,
+        softcap=None,
+        has_sink=False,
         has_bias=False,
     )
 
@@ -35,11 +49,16 @@ def bert_like(path: Path) -> Path:
 def ragged(path: Path) -> Path:
     """Encoder, decoder and cross-attention with unequal head counts, grouped keys, null columns and NaN heads."""
     sites = [
-        site(0, 0, heads=8, stack="encoder"), site(1, 1, heads=6, stack="encoder"),
-        site(2, 0, heads=8, kv=2, stack="decoder"), site(3, 0, heads=4, stack="decoder", kind="cross"),
-        site(4, 1, heads=8, kv=4, stack="decoder"), site(5, 1, heads=4, stack="decoder", kind="cross"),
+        site(0, 0, heads=8, stack="encoder"),
+        site(1, 1, heads=6, stack="encoder"),
+        site(2, 0, heads=8, kv=2, stack="decoder"),
+        site(3, 0, heads=4, stack="decoder", kind="cross"),
+        site(4, 1, heads=8, kv=4, stack="decoder"),
+        site(5, 1, heads=4, stack="decoder", kind="cross"),
     ]
-    return write_run(path, sites, nan_heads=[(1, 2), (4, 0)], warnings=["2 heads produced NaN: encoder L1H2, decoder L1H0"])
+    return write_run(
+        path, sites, nan_heads=[(1, 2), (4, 0)], warnings=["2 heads produced NaN: encoder L1H2, decoder L1H0"]
+    )
 
 
 def thousand(path: Path) -> Path:
@@ -54,8 +73,14 @@ def hostile(path: Path) -> Path:
 
 
 def write_run(
-    path: Path, sites: list[Site], *, nan_heads: list[tuple[int, int]] | None = None, warnings: list[str] | None = None,
-    text: str | None = None, n_tokens: int = 600, extra: dict[str, Any] | None = None,
+    path: Path,
+    sites: list[Site],
+    *,
+    nan_heads: list[tuple[int, int]] | None = None,
+    warnings: list[str] | None = None,
+    text: str | None = None,
+    n_tokens: int = 600,
+    extra: dict[str, Any] | None = None,
 ) -> Path:
     """Write a complete run; the same arguments give the same numbers."""
     path.mkdir(parents=True)
@@ -69,7 +94,9 @@ def write_run(
     write_provenance(path, rng, n_tokens, text)
     for s in sites:
         write_vectors(path, rng, s, n_tokens)
-    store.write_manifest(path, manifest(sites, broken, warnings or [], text, extra or {}) | {"files": store.list_files(path)})
+    store.write_manifest(
+        path, manifest(sites, broken, warnings or [], text, extra or {}) | {"files": store.list_files(path)}
+    )
     return path
 
 
@@ -110,11 +137,13 @@ def neurons_table(rng: np.random.Generator, sites: list[Site]) -> pd.DataFrame:
     frames = []
     for s in sites:
         n = s.n_heads * s.d_qk
-        frame = pd.DataFrame({
-            **keys_of(s),
-            "head": np.repeat(np.arange(s.n_heads), s.d_qk),
-            "neuron": np.tile(np.arange(s.d_qk), s.n_heads),
-        })
+        frame = pd.DataFrame(
+            {
+                **keys_of(s),
+                "head": np.repeat(np.arange(s.n_heads), s.d_qk),
+                "neuron": np.tile(np.arange(s.d_qk), s.n_heads),
+            }
+        )
         for name, entry in NEURONS.items():
             frame[name] = np.nan if s.kind == "cross" and name == "qk_distance_corr" else rng.normal(0, 0.3, n)
             if entry.has_error:
@@ -131,10 +160,19 @@ def profiles_table(rng: np.random.Generator, sites: list[Site]) -> pd.DataFrame:
         for head in range(s.n_heads):
             mass = np.exp(-np.abs((low + high - 1) / 2 - rng.integers(-3, 8)) / (1 + head % 5 * 6.0)) + 1e-4
             mass /= mass.sum()
-            frames.append(pd.DataFrame({
-                **keys_of(s), "head": head, "offset_lo": low, "offset_hi": high, "mass": mass, "n_rows": 5000,
-                "mass_se": mass * 0.05,
-            }))
+            frames.append(
+                pd.DataFrame(
+                    {
+                        **keys_of(s),
+                        "head": head,
+                        "offset_lo": low,
+                        "offset_hi": high,
+                        "mass": mass,
+                        "n_rows": 5000,
+                        "mass_se": mass * 0.05,
+                    }
+                )
+            )
     return pd.concat(frames, ignore_index=True)
 
 
@@ -151,21 +189,53 @@ def patterns(rng: np.random.Generator, sites: list[Site]) -> np.ndarray:
 
 def write_provenance(path: Path, rng: np.random.Generator, n_tokens: int, text: str | None) -> None:
     n_documents = 5
-    store.write_table(path, "documents", pd.DataFrame({
-        "document": np.arange(n_documents), "source": [text or f"corpus/report-{i}.txt" for i in range(n_documents)],
-        "byte_start": 0, "byte_end": 4000, "n_tokens": 1000, "text_hash": "00", "label": None,
-    }))
-    store.write_table(path, "windows", pd.DataFrame({
-        "window": np.arange(n_documents), "document": np.arange(n_documents), "start": 0, "n_tokens": 1000,
-    }))
+    store.write_table(
+        path,
+        "documents",
+        pd.DataFrame(
+            {
+                "document": np.arange(n_documents),
+                "source": [text or f"corpus/report-{i}.txt" for i in range(n_documents)],
+                "byte_start": 0,
+                "byte_end": 4000,
+                "n_tokens": 1000,
+                "text_hash": "00",
+                "label": None,
+            }
+        ),
+    )
+    store.write_table(
+        path,
+        "windows",
+        pd.DataFrame(
+            {
+                "window": np.arange(n_documents),
+                "document": np.arange(n_documents),
+                "start": 0,
+                "n_tokens": 1000,
+            }
+        ),
+    )
     words = ["the", " cat", " sat", "\n", ".", " on", " mat", "##ing"]
-    store.write_table(path, "tokens", pd.DataFrame({
-        "token": np.arange(n_tokens), "document": np.arange(n_tokens) % n_documents,
-        "window": np.arange(n_tokens) % n_documents, "position": np.arange(n_tokens),
-        "token_id": rng.integers(0, 30_000, n_tokens),
-        "text": [text or words[i % len(words)] for i in range(n_tokens)], "text_start": 0, "text_end": 3,
-        "is_first": False, "is_special": False, "is_punctuation": False,
-    }))
+    store.write_table(
+        path,
+        "tokens",
+        pd.DataFrame(
+            {
+                "token": np.arange(n_tokens),
+                "document": np.arange(n_tokens) % n_documents,
+                "window": np.arange(n_tokens) % n_documents,
+                "position": np.arange(n_tokens),
+                "token_id": rng.integers(0, 30_000, n_tokens),
+                "text": [text or words[i % len(words)] for i in range(n_tokens)],
+                "text_start": 0,
+                "text_end": 3,
+                "is_first": False,
+                "is_special": False,
+                "is_punctuation": False,
+            }
+        ),
+    )
 
 
 def write_vectors(path: Path, rng: np.random.Generator, s: Site, n: int) -> None:
@@ -182,12 +252,33 @@ def manifest(
     sites: list[Site], broken: list[tuple[int, int]], warnings: list[str], text: str | None, extra: dict[str, Any]
 ) -> dict[str, Any]:
     return {
-        "format": store.FORMAT, "format_version": store.FORMAT_VERSION, "status": "complete",
-        "created": "2026-11-21T07:00:00Z", "finished": "2026-11-21T07:01:00Z", "attnengine_version": "0.1.0",
+        "format": store.FORMAT,
+        "format_version": store.FORMAT_VERSION,
+        "status": "complete",
+        "created": "2026-11-21T07:00:00Z",
+        "finished": "2026-11-21T07:01:00Z",
+        "attnengine_version": "0.1.0",
         "run_hash": "5eed" * 8,
-        "model": {"id": text or "invented/model", "class": "InventedModel", "revision": None, "dtype": "float32",
-                  "n_parameters": 22_000_000},
-        "corpus": {"source": text or "invented text", "documents": 5, "windows": 5, "tokens": 5000, "fingerprint": "00"},
-        "settings": {}, "versions": {}, "device": {"name": text or "cpu"}, "kernels": {}, "self_check": {},
-        "warnings": warnings, "nan_heads": [list(pair) for pair in broken], "timings": {},
+        "model": {
+            "id": text or "invented/model",
+            "class": "InventedModel",
+            "revision": None,
+            "dtype": "float32",
+            "n_parameters": 22_000_000,
+        },
+        "corpus": {
+            "source": text or "invented text",
+            "documents": 5,
+            "windows": 5,
+            "tokens": 5000,
+            "fingerprint": "00",
+        },
+        "settings": {},
+        "versions": {},
+        "device": {"name": text or "cpu"},
+        "kernels": {},
+        "self_check": {},
+        "warnings": warnings,
+        "nan_heads": [list(pair) for pair in broken],
+        "timings": {},
     } | extra

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.explorer.synthetic_run import site
 
 from attnengine.statistics.catalogue import HEADS
 from attnengine_explorer.atlas import (
@@ -17,6 +16,7 @@ from attnengine_explorer.atlas import (
     neighbour,
     thumbnail,
 )
+from tests.explorer.synthetic_run import site
 
 RAGGED = [
     site(0, 0, heads=3, stack="encoder"), site(1, 0, heads=5, stack="decoder"),

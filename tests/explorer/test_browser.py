@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -10,25 +9,33 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.explorer.synthetic_run import HOSTILE
 
 from attnengine_explorer.run_data import RunData
 from attnengine_explorer.views.overview import KEY_STATISTICS
+from tests.explorer.synthetic_run import HOSTILE
 
 pytestmark = pytest.mark.browser
 
 #: Where the middle of a head's cell is on the screen.
 _CELL = """([site, head]) => {
-  const doc = Bokeh.documents[0], source = doc.get_model_by_name("heads"), view = Bokeh.index.find_one(doc.get_model_by_name("atlas"));
-  const i = Array.from(source.data.site).findIndex((s, k) => s === site && source.data.head[k] === head);
+  const doc = Bokeh.documents[0], data = doc.get_model_by_name("heads").data;
+  const view = Bokeh.index.find_one(doc.get_model_by_name("atlas"));
+  const i = Array.from(data.site).findIndex((s, k) => s === site && data.head[k] === head);
   const box = view.canvas_view.el.getBoundingClientRect();
-  return [box.left + view.frame.x_scale.compute(source.data.x[i]), box.top + view.frame.y_scale.compute(source.data.y[i])];
+  return [box.left + view.frame.x_scale.compute(data.x[i]), box.top + view.frame.y_scale.compute(data.y[i])];
+}"""
+#: Where a drawn query stands: the given one, or without a number the one farthest right.
+_POINT = """(given) => {
+  const doc = Bokeh.documents[0], data = doc.get_model_by_name("cloud-queries").data;
+  const view = Bokeh.index.find_one(doc.get_model_by_name("cloud")), box = view.canvas_view.el.getBoundingClientRect();
+  const x = Array.from(data.x), i = given ?? x.indexOf(Math.max(...x));
+  return [i, box.left + view.frame.x_scale.compute(x[i]), box.top + view.frame.y_scale.compute(data.y[i])];
 }"""
 _TOOLTIP = """() => {
   const texts = [];
   const walk = (root) => { for (const e of root.querySelectorAll("*")) {
-    if (e.classList.contains("bk-Tooltip") && getComputedStyle(e).display !== "none") texts.push(e.shadowRoot.textContent.length
-      ? [...e.shadowRoot.querySelectorAll("b, td")].map((n) => n.textContent) : []);
+    if (e.classList.contains("bk-Tooltip") && getComputedStyle(e).display !== "none")
+      texts.push([...e.shadowRoot.querySelectorAll("b, td")].map((n) => n.textContent));
     if (e.shadowRoot) walk(e.shadowRoot); } };
   walk(document); return texts.filter((t) => t.length);
 }"""
@@ -127,10 +134,8 @@ def test_every_number_of_a_hover_is_the_one_on_disk(open_page, runs):
         texts = page.hover(*page.cell(site, head))
         row = run.rows[run.index[site, head]]
         assert texts[0] == f"L{site}H{head}"
-        shown = dict(zip(texts[1::2], texts[2::2], strict=True)) if texts[1] != texts[2] else {}
         cells = [text for text in texts[1:] if text]
         assert "Mean score" in cells
-        assert shown is not None
         for name in ("score_mean", *KEY_STATISTICS):
             title = run.statistics[name].title
             value, error = numbers(cells[len(cells) - 1 - cells[::-1].index(title) + 1])[:2]
@@ -165,7 +170,13 @@ def test_a_click_opens_the_head_writes_the_link_and_reload_and_back_keep_it(open
 
 def test_keys_move_clear_undo_and_help(open_page):
     page = open_page("bert_like")
-    for key, name in (("ArrowDown", "L0H0"), ("ArrowDown", "L1H0"), ("ArrowRight", "L1H1"), ("z", "L1H0"), ("Z", "L1H1")):
+    for key, name in (
+        ("ArrowDown", "L0H0"),
+        ("ArrowDown", "L1H0"),
+        ("ArrowRight", "L1H1"),
+        ("z", "L1H0"),
+        ("Z", "L1H1"),
+    ):
         page.page.keyboard.press(key)
         page.until(f"document.getElementById('head-name').textContent === '{name}'")
     page.page.keyboard.press("?")
@@ -212,11 +223,7 @@ def test_the_table_sorts_selects_and_downloads(open_page, runs):
 
 def test_a_point_of_the_cloud_shows_its_token(open_page):
     page = open_page("bert_like", "?site=0&head=0")
-    script = """() => { const doc = Bokeh.documents[0], view = Bokeh.index.find_one(doc.get_model_by_name("cloud"));
-      const data = doc.get_model_by_name("cloud-queries").data, box = view.canvas_view.el.getBoundingClientRect();
-      let best = 0; for (let i = 0; i < data.x.length; i++) if (data.x[i] > data.x[best]) best = i;
-      return [best, box.left + view.frame.x_scale.compute(data.x[best]), box.top + view.frame.y_scale.compute(data.y[best])]; }"""
-    index, x, y = page.page.evaluate(script)
+    index, x, y = page.page.evaluate(_POINT, None)
     texts = page.hover(x, y)
     assert page.data("cloud-queries", "text")[index] in texts[0]
     assert "document" in texts
@@ -226,10 +233,14 @@ def test_a_point_of_the_cloud_shows_its_token(open_page):
 @pytest.mark.parametrize("run", ["ragged", "thousand"])
 @pytest.mark.parametrize(("width", "height", "scheme"), [(1400, 900, "light"), (1000, 700, "dark")])
 def test_nothing_sticks_out_at_either_size(open_page, run, width, height, scheme):
-    page = open_page(run, "?site=0&head=1&show=pattern", viewport={"width": width, "height": height}, color_scheme=scheme)
+    page = open_page(
+        run, "?site=0&head=1&show=pattern", viewport={"width": width, "height": height}, color_scheme=scheme
+    )
     page.clean()
     sizes = page.page.evaluate("""() => ["atlas", "pattern", "profile", "neurons", "cloud"].map((name) => {
-      const view = Bokeh.index.find_one(Bokeh.documents[0].get_model_by_name(name)); return [view.frame.bbox.width, view.frame.bbox.height]; })""")
+      const { bbox } = Bokeh.index.find_one(Bokeh.documents[0].get_model_by_name(name)).frame;
+      return [bbox.width, bbox.height];
+    })""")
     assert min(min(size) for size in sizes) > 100
 
 
@@ -250,7 +261,7 @@ def test_dark_follows_the_browser_and_the_choice(open_page):
     dark = page.page.evaluate(back)
     page.choose("theme", "light")
     page.until(f"{ink} === '#6b7280'")
-    assert page.page.evaluate(back) != dark
+    page.until(f"{back} !== '{dark}'")
     page.page.reload()
     page.idle()
     assert page.page.evaluate(ink) == "#6b7280"
@@ -265,18 +276,15 @@ def test_text_of_a_run_stays_text(open_page, query):
     page.page.keyboard.press("Escape")
     x, y = page.cell(0, 0)
     page.hover(x, y)
-    box = page.page.locator('[data-note="cloud-facts"]').bounding_box()
-    assert box is not None
-    script = """() => { const doc = Bokeh.documents[0], view = Bokeh.index.find_one(doc.get_model_by_name("cloud"));
-      const data = doc.get_model_by_name("cloud-queries").data, box = view.canvas_view.el.getBoundingClientRect();
-      return [box.left + view.frame.x_scale.compute(data.x[0]), box.top + view.frame.y_scale.compute(data.y[0])]; }"""
-    texts = page.hover(*page.page.evaluate(script))
+    texts = page.hover(*page.page.evaluate(_POINT, 0)[1:])
     assert any(text.startswith(("query <img", "key <img")) for text in texts)  # shown as written
     counted = page.page.evaluate("""() => { let found = 0;
       const walk = (root) => { found += root.querySelectorAll("img, script:not([nonce]):not([src])").length;
         for (const e of root.querySelectorAll("*")) if (e.shadowRoot) walk(e.shadowRoot); };
       walk(document); return found; }""")
-    assert counted == page.page.evaluate("document.querySelectorAll('script[type=\"application/json\"]:not([nonce])').length")
+    assert counted == page.page.evaluate(
+        "document.querySelectorAll('script[type=\"application/json\"]:not([nonce])').length"
+    )
     assert page.page.evaluate("window.__owned") is None
     assert page.page.inner_text(".fact.model") == HOSTILE
     assert page.page.title().startswith(HOSTILE[:40])
@@ -293,7 +301,11 @@ def test_two_people_look_at_different_heads(open_page):
 
 def test_the_largest_click_stays_under_the_limit(open_page):
     page = open_page("thousand")
-    for act in (lambda: page.click_head(20, 3), lambda: page.choose("show", "pattern"), lambda: page.choose("statistic", "entropy")):
+    for act in (
+        lambda: page.click_head(20, 3),
+        lambda: page.choose("show", "pattern"),
+        lambda: page.choose("statistic", "entropy"),
+    ):
         page.idle()
         before = page.received
         act()
@@ -309,4 +321,4 @@ def test_the_browser_refuses_other_hosts_and_eval(open_page):
     assert "default-src 'self'" in policy
     assert "unsafe-eval" not in policy
     assert "'unsafe-inline'" not in policy.split("script-src")[1].split(";")[0]
-    assert json.loads(json.dumps(page.foreign)) == []
+    page.clean()

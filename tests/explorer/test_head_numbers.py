@@ -89,8 +89,8 @@ def test_the_profile_axis_puts_earlier_keys_left_and_doubles_by_octave():
 
 def test_a_profile_divides_wide_bins_by_their_width_and_leaves_unseen_bins_out():
     rows = pd.DataFrame({
-        "offset_lo": [-1, 0, 1, 128], "offset_hi": [0, 1, 2, 256], "mass": [0.0, 0.5, 0.25, 0.25], "n_rows": [0, 9, 9, 9],
-        "mass_se": [np.nan, 0.1, np.nan, 0.05],
+        "offset_lo": [-1, 0, 1, 128], "offset_hi": [0, 1, 2, 256], "mass": [0.0, 0.5, 0.25, 0.25],
+        "n_rows": [0, 9, 9, 9], "mass_se": [np.nan, 0.1, np.nan, 0.05],
     })  # fmt: skip
     shown = profile(rows)
     assert shown["where"] == ["128 to 255 tokens before", "1 token before", "the token itself"]
@@ -104,9 +104,9 @@ def test_neurons_sort_by_size_or_number_and_match_the_table(bert):
     table = bert.run.neurons
     expected = table[(table.site == 3) & (table["head"] == 7)].qk_mean.to_numpy()
     statistic = bert.neuron_statistics["qk_mean"]
-    by_number = neurons(bert, rows, statistic, "neuron")
+    by_number = neurons(rows, statistic, "neuron")
     assert np.array_equal(by_number["value"], expected)
-    by_size = neurons(bert, rows, statistic, "value")
+    by_size = neurons(rows, statistic, "value")
     assert (np.diff(np.abs(by_size["value"])) <= 0).all()
     assert np.array_equal(expected[by_size["neuron"]], by_size["value"])
 

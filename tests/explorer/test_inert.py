@@ -11,7 +11,7 @@ ROOM = Path(__file__).parents[2] / "explorer" / "attnengine_explorer"
 PYTHON = {
     r"\{safe\}": "a hover placeholder that is not escaped",
     r"HTMLTemplateFormatter": "table cells as HTML",
-    r"\bDiv\(|\bParagraph\(|\bPreText\(|MultiChoice|\bHTML\(": "widgets that may parse HTML; text goes through the wire",
+    r"\bDiv\(|\bParagraph\(|\bPreText\(|MultiChoice|\bHTML\(": "widgets that may parse HTML",
     r"CustomJS\b|CustomJSHover|CustomJSTickFormatter|CustomJSFilter": "scripts made of strings; the page forbids eval",
     r"autoescape=False|\beval\(|\bexec\(|pickle|yaml\.load|shell=True": "code made of data",
     r"cdn\.|https?://(?!\{shown_host\})": "another host",
@@ -54,5 +54,7 @@ def test_importing_the_explorer_loads_neither_torch_nor_transformers():
 
     code = "import sys, attnengine_explorer.server; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     path = f"{ROOM.parent}:{ROOM.parent.parent}"
-    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

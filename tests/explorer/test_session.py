@@ -190,7 +190,7 @@ def test_dark_is_asked_for_or_follows_the_browser(session):
 
 @pytest.mark.parametrize("manifest", [
     {"model": None, "corpus": [], "warnings": "x", "nan_heads": {"a": 1}, "device": 3},
-    {"model": {"id": 7, "n_parameters": "many"}, "corpus": {"tokens": "12"}, "nan_heads": [[0], [1, "2"], [99, 99], None]},
+    {"model": {"id": 7, "n_parameters": "many"}, "corpus": {"tokens": "1"}, "nan_heads": [[0], [1, "2"], [99, 99], 0]},
     {"warnings": [None, 3, ["x"]], "self_check": {"note": {"a": 1}}},
 ])  # fmt: skip
 def test_a_strange_manifest_still_opens(tmp_path, manifest):

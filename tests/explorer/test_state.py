@@ -47,8 +47,9 @@ def test_any_text_decodes_to_a_state_that_encodes_again(query):
 
 
 @pytest.mark.parametrize("query", [
-    "site=1", "head=3", "site=-1&head=0", "site=1e3&head=0", "site=²&head=1", "theme=neon", "stat=<img src=x>", "stat=a.b",
-    "show=PATTERN", "color=%00", "&" * 5000, "a=1&" * 200, "stat=" + "x" * 65, "site=9999999&head=0", "run=0x1", "%ff=%ff",
+    "site=1", "head=3", "site=-1&head=0", "site=1e3&head=0", "site=²&head=1", "theme=neon", "stat=<img src=x>",
+    "stat=a.b", "show=PATTERN", "color=%00", "&" * 5000, "a=1&" * 200, "stat=" + "x" * 65, "site=9999999&head=0",
+    "run=0x1", "%ff=%ff",
 ])  # fmt: skip
 def test_a_hostile_link_falls_back_to_defaults(query):
     assert url.decode(query) == ViewState()
@@ -68,8 +69,8 @@ def test_actions_change_only_what_they_name():
 
 
 @pytest.mark.parametrize("action", [
-    Choose("theme", "neon"), Choose("statistic", "x y"), Choose("site", "1"), Choose("__class__", "x"), Choose("run", "1"),
-    SelectHead(-1, 0), SelectHead(0, MAX_INDEX + 1),
+    Choose("theme", "neon"), Choose("statistic", "x y"), Choose("site", "1"), Choose("__class__", "x"),
+    Choose("run", "1"), SelectHead(-1, 0), SelectHead(0, MAX_INDEX + 1),
 ])  # fmt: skip
 def test_an_impossible_action_is_refused(action):
     with pytest.raises(ValueError):  # noqa: PT011  each has its own message

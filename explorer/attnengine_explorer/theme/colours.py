@@ -36,9 +36,22 @@ class Look:
     middle: str  # centre of the diverging scale
 
 
-LIGHT = Look("#33373d", "#6b7280", "#c9cdd3", "#eceef1", "#c3c8cf", "#111827", "#c26a12", "#6a4c9c", QUERY, KEY, "#f3f3f3")
-DARK = Look("#d5d9df", "#979fab", "#454b55", "#2a2e35", "#4d545f", "#ffffff", "#ee9c4a", "#a78ddb", "#3aa0dc", "#f0853a",
-            "#3a3d44")
+LIGHT = Look(
+    "#33373d", "#6b7280", "#c9cdd3", "#eceef1", "#c3c8cf", "#111827", "#c26a12", "#6a4c9c", QUERY, KEY, "#f3f3f3"
+)
+DARK = Look(
+    "#d5d9df",
+    "#979fab",
+    "#454b55",
+    "#2a2e35",
+    "#4d545f",
+    "#ffffff",
+    "#ee9c4a",
+    "#a78ddb",
+    "#3aa0dc",
+    "#f0853a",
+    "#3a3d44",
+)
 
 
 def look(dark: bool) -> Look:

@@ -86,7 +86,11 @@ class CloudView:
         self._send(self.keys, found.keys, found, same_tokens, with_entropy=False)
         self._fit(np.concatenate([found.queries, found.keys]))
         first, second = (f"PCA {i + 1}: {100 * share:.1f} %" for i, share in enumerate(found.explained))
-        drawn = f"{len(found.tokens):,} of {found.n_sampled:,}" if len(found.tokens) < found.n_sampled else f"{found.n_sampled:,}"
+        drawn = (
+            f"{len(found.tokens):,} of {found.n_sampled:,}"
+            if len(found.tokens) < found.n_sampled
+            else f"{found.n_sampled:,}"
+        )
         self.notes["cloud-facts"] = f"→ {first} · ↑ {second} of the variance · {drawn} sampled tokens on either side"
 
     def _send(

@@ -20,7 +20,13 @@ _LABEL = "color: var(--faint); padding-right: 10px; white-space: nowrap; vertica
 def plain_figure(name: str, **options: Any) -> figure:
     """A figure that fills its place, without toolbar, grid or drag tools."""
     plot = figure(
-        name=name, sizing_mode="stretch_both", toolbar_location=None, tools="", min_border=6, lod_threshold=None, **options
+        name=name,
+        sizing_mode="stretch_both",
+        toolbar_location=None,
+        tools="",
+        min_border=6,
+        lod_threshold=None,
+        **options,
     )
     plot.toolbar.active_drag = None
     return plot

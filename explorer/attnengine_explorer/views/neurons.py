@@ -67,7 +67,7 @@ class NeuronsView:
             self.notes["neurons"] = "This run keeps no neurons of this head."
             return empty
         self.notes["neuron-formula"] = statistic.formula
-        data = neurons(self.run, rows, statistic, new.neuron_order)
+        data = neurons(rows, statistic, new.neuron_order)
         if not len(data["x"]):
             row = rows.iloc[0].to_dict() | {"site": new.site, "head": new.head}
             self.notes["neurons"] = f"Not defined here: {self.run.why_missing(statistic.name, row)}."

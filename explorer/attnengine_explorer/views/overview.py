@@ -80,7 +80,7 @@ class OverviewView:
             "name": np.array([self.run.name(row["site"], row["head"]) for row in rows], dtype=object),
             "site": np.array([row["site"] for row in rows], dtype=np.int32),
             "head": np.array([row["head"] for row in rows], dtype=np.int32),
-            **{name: nothing for name in ("x", "y", "value", "se")},
+            **dict.fromkeys(("x", "y", "value", "se"), nothing),
             "title": np.full(len(rows), "", dtype=object),
             "text": np.full(len(rows), "", dtype=object),
             "hatch": np.full(len(rows), " ", dtype=object),
@@ -110,7 +110,9 @@ class OverviewView:
             nonselection_glyph=None,
         )
         labels = [(self.run.statistics[name].title, f"@key_{name}_text") for name in self.key_statistics]
-        plot.add_tools(hover([self.rects], "@name", [("<b>@title</b>", "<b>@text</b>"), *labels]), TapTool(renderers=[self.rects]))
+        plot.add_tools(
+            hover([self.rects], "@name", [("<b>@title</b>", "<b>@text</b>"), *labels]), TapTool(renderers=[self.rects])
+        )
         rows_apart = 1 + len(grid.rows) // 33
         ticks(plot.yaxis[0], {row.y: row.label for row in grid.rows if row.site.layer % rows_apart == 0})
         columns_apart = next((step for step in (1, 2, 4, 8) if grid.n_columns <= 20 * step), 16)
@@ -146,12 +148,16 @@ class OverviewView:
     def _show(self, new: ViewState) -> None:
         as_pattern = new.show == "pattern" and self.run.patterns is not None
         values = self.run.heads[new.statistic].to_numpy(dtype=float)
-        hatched = np.array([self.run.pattern(*head) is None for head in self.run.index]) if as_pattern else np.isnan(values)
+        hatched = (
+            np.array([self.run.pattern(*head) is None for head in self.run.index]) if as_pattern else np.isnan(values)
+        )
         self.source.data["hatch"] = np.where(hatched, "/", " ").astype(object)
         for glyph in (self.rects.glyph, self.rects.hover_glyph, self.rects.selection_glyph):
             glyph.fill_alpha = 0.0 if as_pattern else 1.0
         self.images.data = self._pictures() if as_pattern else {name: [] for name in self.images.data}
-        self.bar.color_mapper = LinearColorMapper(palette=list(SEQUENTIAL), low=0, high=1) if as_pattern else self.mapper
+        self.bar.color_mapper = (
+            LinearColorMapper(palette=list(SEQUENTIAL), low=0, high=1) if as_pattern else self.mapper
+        )
         if as_pattern:
             ticks(self.bar, _PATTERN_TICKS)
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bokeh.models import ColumnDataSource, Range1d, Span
 
 from attnengine_explorer.head_data import offset_ticks, profile
@@ -45,9 +47,9 @@ class ProfileView:
             self.root.y_range.end = max(data["upper"]) * 1.06 or 1.0
             ticks(self.root.xaxis[0], offset_ticks(low, high))
 
-    def _data(self, new: ViewState) -> dict[str, list[object]]:
+    def _data(self, new: ViewState) -> dict[str, list[Any]]:
         self.notes["profile"] = ""
-        empty: dict[str, list[object]] = {name: [] for name in _COLUMNS}
+        empty: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
         if new.selected is None:
             return empty
         rows = self.run.head_rows("profiles", *new.selected)

@@ -68,7 +68,12 @@ class TableView:
         self.root = DataTable(
             name="table",
             source=source,
-            columns=[TableColumn(field="name", title="Head", width=150 if self._has_long_names else 90), self.chosen, self.error, *others],
+            columns=[
+                TableColumn(field="name", title="Head", width=150 if self._has_long_names else 90),
+                self.chosen,
+                self.error,
+                *others,
+            ],
             index_position=None,
             reorderable=False,
             autosize_mode="force_fit",
