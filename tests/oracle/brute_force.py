@@ -16,6 +16,7 @@ from tests.oracle.pairs import Pairs
 
 Array = np.ndarray
 BINS = 32  # of a mean pattern, each way
+SPAN = 512  # offsets to either side, more than any window here is long
 SEEN_BY = 8  # rows that must see a key before its share of attention counts
 
 
@@ -27,8 +28,8 @@ class Observations:
         self.numbers: dict[str, Array] = defaultdict(lambda: np.zeros(documents))
         self.rows: dict[str, list[list[Array]]] = defaultdict(lambda: [[] for _ in range(documents)])
         self.counts = {"n_queries": 0, "n_pairs": 0, "n_empty_rows": 0}
-        self.profile: dict[int, Array] = defaultdict(lambda: np.zeros(documents))  # Σ p by exact offset
-        self.profile_rows: dict[tuple[int, int], int] = defaultdict(int)  # by bin
+        self.profile = np.zeros((documents, 2 * SPAN + 1))  # Σ p by exact offset, -SPAN … SPAN
+        self.offsets: list[Array] = []  # of each row: (2 SPAN + 1,) bool, whether it sees a key at that offset
         self.pattern, self.pattern_rows = np.zeros((BINS, BINS)), np.zeros(BINS)
         self.width, self.document = width, 0
 
@@ -40,6 +41,10 @@ class Observations:
     def keep(self, name: str, array: Array) -> None:
         """(n, …) numbers kept one by one, for what is no mean."""
         self.rows[name][self.document].append(array)
+
+    def sees(self, offsets: slice) -> int:
+        """Rows that see a key at one of these offsets."""
+        return int(np.array(self.offsets)[:, offsets].any(1).sum())
 
 
 def observe(out: Observations, head: Head, pairs: Pairs, document: int) -> None:
@@ -66,7 +71,7 @@ def observe(out: Observations, head: Head, pairs: Pairs, document: int) -> None:
 def _pattern(out: Observations, head: Head, i: int, seen: Array) -> None:
     p = head.pattern[i][seen]
     hat = p / p.sum()
-    entropy = -sum(w * np.log(w) for w in hat if w > 0)
+    entropy = -(hat[hat > 0] * np.log(hat[hat > 0])).sum()
     out.add("entropy", entropy)
     if len(seen) > 1:
         out.add("entropy_normalized", entropy / np.log(len(seen)))
@@ -118,31 +123,20 @@ def _distances(out: Observations, head: Head, i: int, pairs: Pairs) -> None:
     out.add("distance_mean", (p / p.sum()) @ distance)
     out.keep("distance", distance)
     out.keep("distance_x", head.query[i] * head.key[near])
-    for weight, step in zip(p, offset.tolist(), strict=True):
-        out.profile[step][out.document] += weight
-    for one in {profile_bin(step) for step in offset.tolist()}:
-        out.profile_rows[one] += 1
-
-
-def profile_bin(offset: int) -> tuple[int, int]:
-    """(smallest, largest) offset of the bin: itself below 128, else 2^k … 2^(k+1) − 1 with its sign."""
-    if abs(offset) < 128:
-        return offset, offset
-    low = 128
-    while 2 * low <= abs(offset):
-        low *= 2
-    return (low, 2 * low - 1) if offset > 0 else (-2 * low + 1, -low)
+    seen = np.zeros(2 * SPAN + 1, dtype=bool)
+    seen[offset + SPAN] = True
+    out.offsets.append(seen)
+    out.profile[out.document, offset + SPAN] += p  # each offset occurs once in a row
 
 
 def _relative(out: Observations, head: Head, i: int, seen: Array, pairs: Pairs) -> None:
     """The mean pattern on 32 × 32 relative positions."""
-    row = pairs.row_bin[i]
+    row, bins = pairs.row_bin[i], pairs.key_bin[seen]
     if row == NOWHERE:
         return
     out.pattern_rows[row] += 1
-    for j in seen:
-        if pairs.key_bin[j] != NOWHERE:
-            out.pattern[row, pairs.key_bin[j]] += head.pattern[i, j]
+    placed = bins != NOWHERE
+    np.add.at(out.pattern[row], bins[placed], head.pattern[i][seen][placed])
 
 
 def _received(out: Observations, head: Head, rows: list[int]) -> None:

@@ -30,8 +30,8 @@ def run_case(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
 
     def run(case: Case, **settings: Any) -> Run:
         folder = tmp_path_factory.mktemp("oracle")
-        # Loaded as anyone loads it: transformers chooses the attention implementation, the engine its own.
-        model = case.make("sdpa")
+        # As anyone makes it: transformers chooses the attention implementation, not we.
+        model = case.make(None)
         return ae.analyze(model, case.reader(), case.documents(), output=folder, **(case.settings | settings))
 
     return run

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.oracle.brute_force import Observations
+from tests.oracle.brute_force import SPAN, Observations
 
 Array = np.ndarray
 Row = dict[str, Any]
@@ -139,10 +139,19 @@ def _means(columns: dict[str, Array], name: str, documents: list[Array]) -> None
 
 def profile_row(out: Observations, lo: int, hi: int) -> Row:
     """The columns of ``profiles`` for one head and the offsets lo … hi − 1."""
-    steps = [step for step in out.profile if lo <= step < hi]
-    rows = out.numbers["query_norm"]  # one a row
-    mass, error = ratio(sum((out.profile[step] for step in steps), np.zeros_like(rows)), rows)
-    return {"mass": mass, "mass_se": error, "n_rows": out.profile_rows.get((lo, hi - 1), 0)}
+    bin_ = slice(lo + SPAN, hi + SPAN)
+    mass, error = ratio(out.profile[:, bin_].sum(1), out.numbers["query_norm"])  # query_norm has one number a row
+    return {"mass": mass, "mass_se": error, "n_rows": out.sees(bin_)}
+
+
+def profile_bin(offset: int) -> tuple[int, int]:
+    """(smallest, largest) offset of the bin: itself below 128, else 2^k … 2^(k+1) − 1 with its sign."""
+    if abs(offset) < 128:
+        return offset, offset
+    low = 128
+    while 2 * low <= abs(offset):
+        low *= 2
+    return (low, 2 * low - 1) if offset > 0 else (-2 * low + 1, -low)
 
 
 def mean_pattern(out: Observations) -> Array:

@@ -41,7 +41,7 @@ class Layer:
 class Case:
     """A model of the oracle and how it is asked."""
 
-    make: Callable[[str], Any]  # attention implementation -> the model, the same weights each time
+    make: Callable[[str | None], Any]  # attention implementation -> the model, the same weights each time
     reader: Callable[[], Any]  # tokenizer or image processor
     layers: tuple[Layer, ...]
     heads: int
@@ -81,10 +81,10 @@ def byte_tokenizer(prefix: tuple[str, ...] = (), suffix: tuple[str, ...] = ()) -
     )
 
 
-def random_model(model: str, config: Callable[[], Any], seed: int, gain: float = 1.2) -> Callable[[str], Any]:
+def random_model(model: str, config: Callable[[], Any], seed: int, gain: float = 1.2) -> Callable[[str | None], Any]:
     """A maker of the model with seeded weights wide enough that no pattern is flat, biases and sinks included."""
 
-    def make(implementation: str) -> Any:
+    def make(implementation: str | None) -> Any:
         torch.manual_seed(seed)
         settings = config()
         settings._attn_implementation = implementation
@@ -100,7 +100,7 @@ def random_model(model: str, config: Callable[[], Any], seed: int, gain: float =
     return make
 
 
-def minilm(implementation: str) -> Any:
+def minilm(implementation: str | None) -> Any:
     """The bundled real model."""
     return tf.AutoModel.from_pretrained(bundled_model(), attn_implementation=implementation, local_files_only=True)
 

@@ -21,8 +21,8 @@ class Pairs:
     offset: Array | None  # (q, k) i − j in positions; None in cross-attention
     distance: Array | None  # (q, k) |i − j|, in pictures Euclidean in patches
     placed: Array | None  # (q, k) bool: both have a position
-    row_bin: list[int]  # 32 · position / length; NOWHERE for what has no position
-    key_bin: list[int]
+    row_bin: Array  # (q,) ⌊32 · position / length⌋; NOWHERE for what has no position
+    key_bin: Array  # (k,)
     counted_rows: list[int]
     counted_keys: list[int]
 
@@ -77,7 +77,7 @@ def target_sets(queries: Stream, keys: Stream, cross: bool) -> dict[str, Holds]:
     return sets
 
 
-def relative_bins(positions: list[int], bins: int = 32) -> list[int]:
+def relative_bins(positions: list[int], bins: int = 32) -> Array:
     """The bin of each position in a mean pattern."""
     length = max(positions) + 1
-    return [NOWHERE if position == NOWHERE else bins * position // length for position in positions]
+    return np.array([NOWHERE if position == NOWHERE else bins * position // length for position in positions])
