@@ -56,6 +56,7 @@ def test_a_package_of_ours_or_a_strangers_called_kernels_is_found_out(
 ) -> None:
     (tmp_path / "kernels").mkdir()
     (tmp_path / "kernels" / "__init__.py").touch()
+    monkeypatch.delitem(sys.modules, "kernels", raising=False)  # transformers may have imported our empty folder
     monkeypatch.syspath_prepend(tmp_path)
     assert [problem["what"] for problem in doctor.shadowed()] == [
         f"{tmp_path}/kernels/__init__.py hides Hugging Face's `kernels` from transformers"
