@@ -162,11 +162,12 @@ def test_every_run_opens_in_every_state(opened, name, show):
         assert url.decode(shown(page)["query"]) == state
 
 
-def test_heads_without_a_value_are_hatched_and_counted(opened):
+def test_heads_without_a_value_are_marked_and_counted(opened):
     page = open_page(opened["ragged"], ViewState(statistic="previous_mass"))
     missing = np.isnan(source(page, "heads").data["value"])
     assert missing.sum() == 10
-    assert np.array_equal(np.array(source(page, "heads").data["hatch"]) == "/", missing)
+    assert np.array_equal(source(page, "missing").data["x"], source(page, "heads").data["x"][missing])
+    assert np.array_equal(source(page, "missing").data["y"], source(page, "heads").data["y"][missing])
     assert "10 of 38 heads" in shown(page)["notes"]["missing"]
 
 

@@ -27,7 +27,7 @@ class Look:
     faint: str
     line: str
     missing: str
-    hatch: str
+    cross: str
     selected: str
     positive: str
     negative: str
@@ -37,14 +37,14 @@ class Look:
 
 
 LIGHT = Look(
-    "#33373d", "#6b7280", "#c9cdd3", "#eceef1", "#c3c8cf", "#111827", "#c26a12", "#6a4c9c", QUERY, KEY, "#f3f3f3"
+    "#33373d", "#6b7280", "#c9cdd3", "#eceef1", "#9aa1ab", "#111827", "#c26a12", "#6a4c9c", QUERY, KEY, "#f3f3f3"
 )
 DARK = Look(
     "#d5d9df",
     "#979fab",
     "#454b55",
     "#2a2e35",
-    "#4d545f",
+    "#6d7581",
     "#ffffff",
     "#ee9c4a",
     "#a78ddb",

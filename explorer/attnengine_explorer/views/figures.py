@@ -12,7 +12,7 @@ from attnengine_explorer.theme.colours import Look
 #: Bokeh's tooltips live in a shadow tree: custom properties reach them, our style sheet does not.
 _TIP = (
     "font: 12px/1.45 system-ui, sans-serif; font-variant-numeric: tabular-nums; max-width: 400px;"
-    "margin: -5px; padding: 7px 10px; background: var(--panel); color: var(--ink)"
+    "margin: -6px; padding: 8px 11px; background: var(--panel); color: var(--ink); border: 1px solid var(--line)"
 )
 _LABEL = "color: var(--faint); padding-right: 10px; white-space: nowrap; vertical-align: top"
 

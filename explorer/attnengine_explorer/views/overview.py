@@ -39,6 +39,7 @@ class OverviewView:
         self._dark = False
         self.source = ColumnDataSource(data=self._fixed_columns(), name="heads")
         self.source.selected.on_change("indices", self._on_select)
+        self.missing = ColumnDataSource(data={"x": [], "y": []}, name="missing")
         self.mapper = LinearColorMapper(palette=list(SEQUENTIAL), low=0, high=1)
         self.images = ColumnDataSource(data={name: [] for name in ("image", "x", "y", "dw", "dh")}, name="thumbnails")
         self.picture_mapper = LinearColorMapper(palette=list(SEQUENTIAL), low=1, high=255, low_color="rgba(0, 0, 0, 0)")
@@ -68,8 +69,7 @@ class OverviewView:
         self._dark = dark
         colours = look(dark)
         recolour(self.mapper, diverging(dark) if self.mapper.low == -self.mapper.high else SEQUENTIAL, colours)
-        for glyph in (self.rects.glyph, self.rects.hover_glyph, self.rects.selection_glyph):
-            glyph.hatch_color = colours.hatch
+        self.crosses.glyph.line_color = colours.cross
         self.rects.hover_glyph.line_color = colours.faint
         self.rects.selection_glyph.line_color = colours.selected
 
@@ -83,7 +83,6 @@ class OverviewView:
             **dict.fromkeys(("x", "y", "value", "se"), nothing),
             "title": np.full(len(rows), "", dtype=object),
             "text": np.full(len(rows), "", dtype=object),
-            "hatch": np.full(len(rows), " ", dtype=object),
         }
         for name in self.key_statistics:
             statistic = self.run.statistics[name]
@@ -100,8 +99,8 @@ class OverviewView:
         grid = self.run.grid
         plot = plain_figure("atlas", x_range=Range1d(-0.5, grid.n_columns - 0.5), y_range=Range1d(grid.bottom, 0.5))
         plot.image("image", x="x", y="y", dw="dw", dh="dh", source=self.images, color_mapper=self.picture_mapper)
-        style = {"width": _CELL, "height": _CELL, "x": "x", "y": "y", "hatch_pattern": "hatch", "hatch_scale": 7}
-        style |= {"fill_color": {"field": "value", "transform": self.mapper}, "hatch_weight": 1}
+        style = {"width": _CELL, "height": _CELL, "x": "x", "y": "y"}
+        style["fill_color"] = {"field": "value", "transform": self.mapper}
         self.rects = plot.add_glyph(
             self.source,
             Rect(**style, line_color=None),
@@ -109,6 +108,8 @@ class OverviewView:
             selection_glyph=Rect(**style, line_width=3),
             nonselection_glyph=None,
         )
+        # A hatch would say it in the cells themselves, but a thousand hatched cells take the browser 15 s to redraw.
+        self.crosses = plot.scatter("x", "y", source=self.missing, marker="x", size=9, line_width=1.2)
         labels = [(self.run.statistics[name].title, f"@key_{name}_text") for name in self.key_statistics]
         plot.add_tools(
             hover([self.rects], "@name", [("<b>@title</b>", "<b>@text</b>"), *labels]), TapTool(renderers=[self.rects])
@@ -135,7 +136,7 @@ class OverviewView:
         self.mapper.update(low=low, high=high)
         recolour(self.mapper, diverging(self._dark) if statistic.signed else SEQUENTIAL, look(self._dark))
         missing = int(np.isnan(values).sum())
-        self.notes["missing"] = f"{missing} of {len(values)} heads have no value here (hatched)" if missing else ""
+        self.notes["missing"] = f"{missing} of {len(values)} heads have no value here (×)" if missing else ""
 
     def _move(self, new: ViewState) -> None:
         values = self.run.heads[new.statistic].to_numpy(dtype=float)
@@ -148,10 +149,10 @@ class OverviewView:
     def _show(self, new: ViewState) -> None:
         as_pattern = new.show == "pattern" and self.run.patterns is not None
         values = self.run.heads[new.statistic].to_numpy(dtype=float)
-        hatched = (
+        missing = (
             np.array([self.run.pattern(*head) is None for head in self.run.index]) if as_pattern else np.isnan(values)
         )
-        self.source.data["hatch"] = np.where(hatched, "/", " ").astype(object)
+        self.missing.data = {axis: self.source.data[axis][missing] for axis in ("x", "y")}
         for glyph in (self.rects.glyph, self.rects.hover_glyph, self.rects.selection_glyph):
             glyph.fill_alpha = 0.0 if as_pattern else 1.0
         self.images.data = self._pictures() if as_pattern else {name: [] for name in self.images.data}

@@ -25,6 +25,7 @@ _STYLE = """
 .slick-header-column.ui-state-default { background: transparent !important; color: var(--faint);
   border: none !important; font-weight: 500; }
 .slick-header-column:not(:first-child) .slick-column-name { float: right; }
+.slick-column-name { max-width: 100%; overflow: hidden; text-overflow: ellipsis; font-size: 12px; }
 .slick-header-column { border-bottom: 1px solid var(--line) !important; }
 .slick-row, .slick-row.odd, .slick-row.even { background: transparent !important; color: var(--ink); }
 .slick-row:hover { background: var(--hover) !important; cursor: pointer; }
@@ -53,13 +54,13 @@ class TableView:
         self.run = run
         self.source = source
         self.notes: dict[str, str] = {}
-        self.chosen = TableColumn(field="value", title="", width=190)
-        self.error = TableColumn(field="se", title="± s.e.", width=80)
+        self.chosen = TableColumn(field="value", title="", width=150)
+        self.error = TableColumn(field="se", title="± s.e.", width=66)
         others = [
             TableColumn(
                 field=f"key_{name}",
                 title=heading,
-                width=80,
+                width=66,
                 formatter=formatter(np.asarray(source.data[f"key_{name}"])),
             )
             for name, heading in KEY_STATISTICS.items()
