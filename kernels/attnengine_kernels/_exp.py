@@ -24,7 +24,7 @@ T3, T4, SMALL = f32(1.33314422036e-1), f32(-3.33332819422e-1), f32(0.625)
 ZERO, HALF, ONE, TWO = f32(0.0), f32(0.5), f32(1.0), f32(2.0)
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def _power_of_two(_context: Any, _n: Any) -> Any:
     """2^n for a float32 that holds an integer in [-126, 127]: the exponent bits, written directly."""
 
@@ -39,7 +39,7 @@ def _power_of_two(_context: Any, _n: Any) -> Any:
 def _fold(name: str) -> Any:
     """Min or max of two float32 as an LLVM intrinsic that may be vectorised as a reduction; NaN gives either value."""
 
-    @intrinsic  # type: ignore[misc]
+    @intrinsic
     def fold(_context: Any, _x: Any, _y: Any) -> Any:
         def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
             f = ir.FloatType()
@@ -55,7 +55,7 @@ least, most = _fold("minnum"), _fold("maxnum")
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})
-def fast_exp(x):  # type: ignore[no-untyped-def]
+def fast_exp(x):
     """exp(x), float32; 0 for x <= -87 and for NaN (callers notice NaN by their sums of x)."""
     y = x if x > LOWEST else LOWEST
     y = y if y < HIGHEST else HIGHEST
@@ -68,7 +68,7 @@ def fast_exp(x):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})
-def fast_tanh(x):  # type: ignore[no-untyped-def]
+def fast_tanh(x):
     """tanh(x), float32; NaN stays NaN."""
     z = x * x
     small = ((((T0 * z + T1) * z + T2) * z + T3) * z + T4) * z * x + x

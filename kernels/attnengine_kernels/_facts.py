@@ -6,6 +6,7 @@ over pairs, compiled, the same for every head. A layer then pays for its queries
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,8 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from attnengine_kernels._check import check_facts, check_length
-from attnengine_kernels.call import HeadSums, TokenFacts
+from attnengine_kernels._check import check_facts, check_length, hidden_pairs
+from attnengine_kernels.call import AttentionCall, HeadSums, TokenFacts
 from attnengine_kernels.sums import PATTERN_BINS, RECEIVED_MIN_ROWS, profile_edges
 
 SAME_TOKEN, INDUCTION, SENTENCE = 0, 1, 2
@@ -26,7 +27,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Groups:
-    """Keys sorted by token, by previous token, by sentence: row i's keys are ``order[begin[i]:end[i]]``. O(L) memory."""
+    """Keys sorted by token, by previous token, by sentence: row i's are ``order[begin[i]:end[i]]``. O(L) memory."""
 
     order: Array  # (3, b, k) int32 key indices
     begin: Array  # (3, b, q) int32
@@ -35,13 +36,13 @@ class Groups:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Facts of one batch and one mask, ready for any number of layers. Make it with :func:`prepare`."""
+    """Facts of one batch and one mask, ready for any number of layers; made by :func:`prepare`."""
 
     queries: TokenFacts
     keys: TokenFacts
     cross: bool
     max_length: int
-    given: tuple[Tensor, Tensor]  # lo, hi as they came
+    given: tuple[Tensor, Tensor]  # copies of lo, hi as they came
     hidden: Array  # (1 or b, q, k) bool, or (0, 0, 0) where no bias hides a pair
     lo: Array  # (b, q) int32, clamped; lo == hi for rows that do not count
     hi: Array  # (b, q) int32
@@ -62,10 +63,37 @@ class Prepared:
     offset_bin: Array  # (span,) int64: profile bin by (key position - query position + last query position)
     counts: HeadSums  # every output that does not depend on the head
 
-    def fits(self, queries: TokenFacts, keys: TokenFacts, lo: Tensor, hi: Tensor) -> bool:
-        """Whether these are the facts of such a call: the same objects, the same mask by value."""
-        mine = self.queries is queries and self.keys is keys
-        return mine and torch.equal(self.given[0], lo) and torch.equal(self.given[1], hi)
+
+class Memory:
+    """The facts prepared last: give one to every ``head_sums`` of a run, and layers of a forward pass share them.
+
+    They are found again by the same TokenFacts objects (which must not be changed in place) and an equal mask.
+    """
+
+    def __init__(self, size: int = 4) -> None:
+        self._kept: deque[Prepared] = deque(maxlen=size)  # encoder, decoder, cross, one more mask
+
+    def find(
+        self, call: AttentionCall, queries: TokenFacts, keys: TokenFacts, *, cross: bool, max_length: int | None
+    ) -> Prepared:
+        """The prepared facts of a call, worked out now if they are not known. Raises what :func:`prepare` raises."""
+        hidden = hidden_pairs(call.bias)
+        longest = max_length or max(call.query.shape[2], call.key.shape[2])
+        for known in self._kept:
+            if (known.cross, known.max_length) == (cross, longest) and _same(known, call, queries, keys, hidden):
+                return known
+        made = prepare(queries, keys, call.lo, call.hi, cross=cross, max_length=longest, hidden=hidden)
+        self._kept.append(made)
+        return made
+
+
+def _same(known: Prepared, call: AttentionCall, queries: TokenFacts, keys: TokenFacts, hidden: Tensor | None) -> bool:
+    if known.queries is not queries or known.keys is not keys or (hidden is None) != (known.hidden.size == 0):
+        return False
+    pairs = [(known.given[0], call.lo), (known.given[1], call.hi)]
+    if not all(torch.equal(kept, came) for kept, came in pairs):
+        return False
+    return hidden is None or np.array_equal(known.hidden, _array(hidden))
 
 
 def prepare(
@@ -78,7 +106,7 @@ def prepare(
     max_length: int | None = None,
     hidden: Tensor | None = None,
 ) -> Prepared:
-    """Facts and mask of a batch, worked out once: pass the result to ``head_sums`` of every layer that shares them.
+    """Facts and mask of a batch, worked out once for every layer that shares them.
 
     ``lo``, ``hi`` (b, q) int32 as in AttentionCall; ``hidden`` (1 or b, q, k) bool marks pairs that a bias of -inf
     hides. O(b q k) cheap operations, O(b (q + k)) memory. Raises ValueError for shapes that do not fit.
@@ -108,8 +136,8 @@ def prepare(
     step = np.arange(last + max(int(key_position.max(initial=0)), 0) + 1) - last  # key position - query position
     offset_bin = np.searchsorted(edges[:, 0], -step, side="right") - 1
     prepared = Prepared(
-        queries=queries, keys=keys, cross=cross, max_length=longest, given=(lo, hi), hidden=veil, lo=low, hi=high,
-        seen=seen, key_rows=key_rows, fair=fair, position=position, key_shift=key_shift.astype(np.int32),
+        queries=queries, keys=keys, cross=cross, max_length=longest, given=(lo.clone(), hi.clone()), hidden=veil, lo=low,
+        hi=high, seen=seen, key_rows=key_rows, fair=fair, position=position, key_shift=key_shift.astype(np.int32),
         placed=placed, query_bin=query_bin, key_edges=_key_edges(key_position, placed), patches=patches, groups=groups,
         classes=classes.astype(np.float64), class_names=names, first=real.argmax(1).astype(np.int32),
         counted_keys=_array(keys.counted), offset_bin=offset_bin, counts={},
@@ -208,7 +236,7 @@ def _count(p: Prepared, counted: Array, classes: Array, n_bins: int) -> HeadSums
 
 
 @njit(cache=True, nogil=True)
-def own_key(position, key_shift, cross):  # type: ignore[no-untyped-def]
+def own_key(position, key_shift, cross):
     """Index of the key that is the query itself, or -2: without a position, and in cross-attention, there is none."""
     if cross or position < 0 or position + key_shift < 0:
         return -2
@@ -216,12 +244,12 @@ def own_key(position, key_shift, cross):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _visible(hidden, w, i, j):  # type: ignore[no-untyped-def]
+def _visible(hidden, w, i, j):
     return hidden.shape[0] == 0 or not hidden[w % hidden.shape[0], i, j]
 
 
 @njit(cache=True, nogil=True)
-def _visibility(lo, hi, hidden, n_key):  # type: ignore[no-untyped-def]
+def _visibility(lo, hi, hidden, n_key):
     """Visible keys per row, rows per key, and Σ_i 1/n_i per key."""
     b, n_query = lo.shape
     seen, rows, fair = np.zeros((b, n_query), np.int32), np.zeros((b, n_key), np.int32), np.zeros((b, n_key))
@@ -238,7 +266,7 @@ def _visibility(lo, hi, hidden, n_key):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _count_classes(lo, hi, hidden, classes, targets):  # type: ignore[no-untyped-def]
+def _count_classes(lo, hi, hidden, classes, targets):
     """Rows that see a key of the class; the search stops at the first one."""
     for w in range(lo.shape[0]):
         for c in range(targets.shape[1]):
@@ -250,9 +278,7 @@ def _count_classes(lo, hi, hidden, classes, targets):  # type: ignore[no-untyped
 
 
 @njit(cache=True, nogil=True)
-def _count_groups(  # type: ignore[no-untyped-def]
-    lo, hi, hidden, position, key_shift, cross, order, begin, end, real, counts
-):
+def _count_groups(lo, hi, hidden, position, key_shift, cross, order, begin, end, real, counts):
     """Rows that see a key of the same token, a key after the same token, a key of another sentence."""
     for w in range(lo.shape[0]):
         for i in range(lo.shape[1]):
@@ -277,9 +303,7 @@ def _count_groups(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _count_offsets(  # type: ignore[no-untyped-def]
-    lo, hi, hidden, position, key_shift, placed, query_patch, key_patch, offset_bin, distance, profile
-):
+def _count_offsets(lo, hi, hidden, position, key_shift, placed, query_patch, key_patch, offset_bin, distance, profile):
     """Pairs that have a distance, its sums, rows that have such a pair, and rows per profile bin."""
     b, n_query = lo.shape
     last = 0

@@ -23,7 +23,7 @@ P_KEY, P_SQUARE, P_POSITIVE, P_NEGATIVE, P_UNIT, P_NEAR, P_NEAR_SQUARE, P_MOMENT
 
 
 @njit(cache=True, nogil=True, fastmath=ADD)
-def _prefixes(key, placed, key_shift):  # type: ignore[no-untyped-def]
+def _prefixes(key, placed, key_shift):
     """(k + 1, 8, d) fp64: sums over the keys before each."""
     n, d = key.shape
     sums = np.zeros((n + 1, 8, d))
@@ -49,7 +49,7 @@ def _prefixes(key, placed, key_shift):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _extreme_table(key, start, moving):  # type: ignore[no-untyped-def]
+def _extreme_table(key, start, moving):
     """(levels, 2, k, d): least and greatest of 2^level keys from j; level 0 alone is running from ``start`` if lo
     does not move.
     """
@@ -74,7 +74,7 @@ def _extreme_table(key, start, moving):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath=ADD)
-def _row_extremes(q, table, lo, hi, moving, out):  # type: ignore[no-untyped-def]
+def _row_extremes(q, table, lo, hi, moving, out):
     level = 0
     while moving and 2 ** (level + 1) <= hi - lo:
         level += 1
@@ -89,7 +89,7 @@ def _row_extremes(q, table, lo, hi, moving, out):  # type: ignore[no-untyped-def
 
 
 @njit(cache=True, nogil=True, fastmath=ADD)
-def _row_sums(q, before, after, out):  # type: ignore[no-untyped-def]
+def _row_sums(q, before, after, out):
     """Adds one row's moments; returns Σ_j of its cosines."""
     norm, cosine = 0.0, 0.0
     for e in range(q.shape[0]):
@@ -105,7 +105,7 @@ def _row_sums(q, before, after, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath=ADD)
-def _row_distance(q, position, images, before, middle, after, out):  # type: ignore[no-untyped-def]
+def _row_distance(q, position, images, before, middle, after, out):
     """Moments over keys with a position; Σ_j |i - j| k_j = i (left - right) - (moment left - moment right).
 
     Images have other distances: theirs are added by :func:`_patch_distances`.
@@ -121,7 +121,7 @@ def _row_distance(q, position, images, before, middle, after, out):  # type: ign
 
 
 @njit(cache=True, nogil=True, fastmath=ADD)
-def _add_squares(second, key, centre, begin, end):  # type: ignore[no-untyped-def]
+def _add_squares(second, key, centre, begin, end):
     """Adds Σ_j (k_j - k̄)(k_j - k̄)ᵀ over [begin, end), two keys at a time."""
     d = key.shape[1]
     for j in range(begin, end, 2):
@@ -136,7 +136,7 @@ def _add_squares(second, key, centre, begin, end):  # type: ignore[no-untyped-de
 
 
 @njit(cache=True, nogil=True, fastmath=ADD)
-def _apply(second, q, out):  # type: ignore[no-untyped-def]
+def _apply(second, q, out):
     out[:] = 0.0
     for a in range(q.shape[0]):
         x = float(q[a])
@@ -146,7 +146,7 @@ def _apply(second, q, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath=ADD)
-def _shares(query, key, centre, edge, order, lo, hi, sign, start, out):  # type: ignore[no-untyped-def]
+def _shares(query, key, centre, edge, order, lo, hi, sign, start, out):
     """Adds ±(1/n_i) q_i ⊙ (Σ_{j < edge_i} k_j k_jᵀ) q_i to the shares of each head of the group, keys centred."""
     d = key.shape[1]
     second, product, done = np.zeros((d, d)), np.empty(d), start
@@ -168,7 +168,7 @@ def _shares(query, key, centre, edge, order, lo, hi, sign, start, out):  # type:
 
 
 @njit(cache=True, nogil=True, fastmath=ADD)
-def _mean_part(q, before, after, centre, n, out):  # type: ignore[no-untyped-def]
+def _mean_part(q, before, after, centre, n, out):
     """Takes q ⊙ S (S · q) / n² off the share, S the row's sum of centred keys."""
     dot = 0.0
     for e in range(q.shape[0]):
@@ -178,7 +178,7 @@ def _mean_part(q, before, after, centre, n, out):  # type: ignore[no-untyped-def
 
 
 @njit(cache=True, nogil=True, fastmath=ADD)
-def _patch_distances(query, key, position, here, patches, placed, lo, hi, out):  # type: ignore[no-untyped-def]
+def _patch_distances(query, key, position, here, patches, placed, lo, hi, out):
     """Σ_j distance · k_j per row (images: Euclidean, which does not factor), then times q for each head."""
     total = np.empty(key.shape[1])
     for i in range(query.shape[1]):
@@ -196,9 +196,7 @@ def _patch_distances(query, key, position, here, patches, placed, lo, hi, out): 
 
 
 @njit(cache=True, nogil=True)
-def _scan_group(  # type: ignore[no-untyped-def]
-    q, k, mean, lo, hi, by_lo, by_hi, position, key_shift, placed, images, cross, out, cosine
-):
+def _scan_group(q, k, mean, lo, hi, by_lo, by_hi, position, key_shift, placed, images, cross, out, cosine):
     """All of one key head and the ``group`` query heads that read it, but the distances of images."""
     start, last_start = k.shape[0], 0
     for i in range(q.shape[1]):
@@ -227,7 +225,7 @@ def _scan_group(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def scan_pass(  # type: ignore[no-untyped-def]
+def scan_pass(
     query, key, centre, lo, hi, by_lo, by_hi, position, key_shift, placed, query_patch, key_patch, cross, sums, cosine
 ):
     """Adds to ``sums`` (b, h, len(NEURON_SUMS), d) and ``cosine`` (b, h), fp64; one key head per turn of a thread.

@@ -22,7 +22,7 @@ from attnengine_kernels._scan import (
 
 
 @njit(cache=True, nogil=True, fastmath=ADD)
-def _pair(q, k, near, far, out):  # type: ignore[no-untyped-def]
+def _pair(q, k, near, far, out):
     for e in range(q.shape[0]):
         x = float(q[e]) * k[e]
         out[QK, e] += x
@@ -36,7 +36,7 @@ def _pair(q, k, near, far, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath=ADD)
-def _row_share(q, key, centre, veil, begin, end, n, out):  # type: ignore[no-untyped-def]
+def _row_share(q, key, centre, veil, begin, end, n, out):
     """Adds q ⊙ (Σ_j k (k · q) / n - S (S · q) / n²), keys centred; returns Σ_j of the row's cosines."""
     d = q.shape[0]
     weighted, total = np.zeros(d), np.zeros(d)
@@ -64,7 +64,7 @@ def _row_share(q, key, centre, veil, begin, end, n, out):  # type: ignore[no-unt
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def scan_hidden_pass(  # type: ignore[no-untyped-def]
+def scan_hidden_pass(
     query, key, centre, lo, hi, seen, hidden, position, key_shift, placed, query_patch, key_patch, cross, sums, cosine
 ):
     """As :func:`._scan.scan_pass`, O(q k d), with ``hidden`` (1 or b, q, k) bool and ``seen`` (b, q) visible keys."""

@@ -11,7 +11,7 @@ ADD = {"reassoc", "contract", "nsz"}
 
 
 @njit(cache=True, nogil=True, fastmath=ADD)
-def _key_stream(key, rows, counted, clean, both, centre):  # type: ignore[no-untyped-def]
+def _key_stream(key, rows, counted, clean, both, centre):
     n_keys, d = key.shape
     number, norms = 0, 0.0
     for j in range(n_keys):
@@ -38,7 +38,7 @@ def _key_stream(key, rows, counted, clean, both, centre):  # type: ignore[no-unt
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def key_streams(key, key_rows, counted, clean, both, centre, norms):  # type: ignore[no-untyped-def]
+def key_streams(key, key_rows, counted, clean, both, centre, norms):
     """Fills, from keys (b, hkv, k, d) fp32, ``key_rows`` (b, k) rows that see each and ``counted`` (b, k) bool:
 
     ``clean`` (b, hkv, k, d) fp32, left 0 where no row sees the key; ``both`` (b, hkv, k, 2 d) fp32,
@@ -51,7 +51,7 @@ def key_streams(key, key_rows, counted, clean, both, centre, norms):  # type: ig
 
 
 @njit(cache=True, nogil=True, fastmath=ADD)
-def _query_stream(query, seen, centre, scale, clean, scaled, shift, totals):  # type: ignore[no-untyped-def]
+def _query_stream(query, seen, centre, scale, clean, scaled, shift, totals):
     norms = 0.0
     for i in range(query.shape[0]):
         if seen[i] == 0:
@@ -71,7 +71,7 @@ def _query_stream(query, seen, centre, scale, clean, scaled, shift, totals):  # 
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def query_streams(query, seen, centre, scale, clean, scaled, shift, totals, norms):  # type: ignore[no-untyped-def]
+def query_streams(query, seen, centre, scale, clean, scaled, shift, totals, norms):
     """Fills, from queries (b, h, q, d) fp32, ``seen`` (b, q), 0 for rows that do not count, and ``centre`` = k̄:
 
     ``clean`` and ``scaled`` = scale · clean, (b, h, q, d) fp32, left 0 in rows that do not count; the scores' common

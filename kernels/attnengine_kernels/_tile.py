@@ -33,7 +33,7 @@ ADD = {"reassoc", "contract", "nsz", "arcp"}  # sums may be split over vector la
 
 
 @njit(cache=True, nogil=True, fastmath=ADD)
-def _moments(row):  # type: ignore[no-untyped-def]
+def _moments(row):
     total, square, low, high = ZERO, ZERO, row[0], row[0]
     for j in range(row.shape[0]):
         u = row[j]
@@ -45,7 +45,7 @@ def _moments(row):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath=ADD)
-def _recentre(row, shift, softcap, bias):  # type: ignore[no-untyped-def]
+def _recentre(row, shift, softcap, bias):
     """Soft-cap and bias applied; the row's mean becomes its shift. Returns (mean, Σ u², min u, max u)."""
     total, number = 0.0, 0
     for j in range(row.shape[0]):
@@ -73,7 +73,7 @@ def _recentre(row, shift, softcap, bias):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath=ADD)
-def _log_sum(row, high):  # type: ignore[no-untyped-def]
+def _log_sum(row, high):
     total = ZERO
     for j in range(row.shape[0]):
         total += fast_exp(row[j] - high)
@@ -81,7 +81,7 @@ def _log_sum(row, high):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath=ADD)
-def _exponentiate(row, rest, value_norm, received):  # type: ignore[no-untyped-def]
+def _exponentiate(row, rest, value_norm, received):
     """Turns u into p = exp(u + rest) in place; Σ p, Σ p log p, Σ p |v|; ``received`` gets the row."""
     mass, surprise, weighted = ZERO, ZERO, ZERO
     for j in range(row.shape[0]):
@@ -96,7 +96,7 @@ def _exponentiate(row, rest, value_norm, received):  # type: ignore[no-untyped-d
 
 
 @njit(cache=True, nogil=True, fastmath=ADD)
-def _offsets(row, profile, offset):  # type: ignore[no-untyped-def]
+def _offsets(row, profile, offset):
     """Σ p, Σ p (i - j), Σ p |i - j| over keys that have a position; ``offset`` is i - j of the first of them."""
     mass, signed, distance = ZERO, ZERO, ZERO
     for j in range(row.shape[0]):
@@ -110,7 +110,7 @@ def _offsets(row, profile, offset):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath=ADD)
-def _euclid(row, here, patches):  # type: ignore[no-untyped-def]
+def _euclid(row, here, patches):
     """Σ p · distance in patches."""
     distance = ZERO
     for j in range(row.shape[0]):
@@ -120,7 +120,7 @@ def _euclid(row, here, patches):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath=ADD)
-def _range_sum(row):  # type: ignore[no-untyped-def]
+def _range_sum(row):
     total = ZERO
     for j in range(row.shape[0]):
         total += row[j]
@@ -128,7 +128,7 @@ def _range_sum(row):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _group_sum(row, low, members, without, also_without):  # type: ignore[no-untyped-def]
+def _group_sum(row, low, members, without, also_without):
     """Σ p over the member keys of a group that lie in the row's range [low, low + len(row))."""
     n = members.shape[0]
     if n == 0:
@@ -146,7 +146,7 @@ def _group_sum(row, low, members, without, also_without):  # type: ignore[no-unt
 
 
 @njit(cache=True, nogil=True)
-def _flush(column, received, grid, edges, k0):  # type: ignore[no-untyped-def]
+def _flush(column, received, grid, edges, k0):
     """Adds the fp32 column sums of the rows of one relative bin to the window's fp64 sums, and clears them."""
     k1 = k0 + column.shape[0]
     for one in range(PATTERN_BINS):
@@ -159,7 +159,7 @@ def _flush(column, received, grid, edges, k0):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _add_score(out, n, mean, square, total, low, high):  # type: ignore[no-untyped-def]
+def _add_score(out, n, mean, square, total, low, high):
     """``mean`` is the row's shift; ``total`` and ``square`` are Σ u and Σ u² about it."""
     centre = mean + total / n
     out[SCORE] += n * centre
@@ -170,7 +170,7 @@ def _add_score(out, n, mean, square, total, low, high):  # type: ignore[no-untyp
 
 
 @njit(cache=True, nogil=True)
-def _add_row(out, n, mass, surprise, log_p_max, scale, p_sink):  # type: ignore[no-untyped-def]
+def _add_row(out, n, mass, surprise, log_p_max, scale, p_sink):
     """``mass`` and ``surprise`` are of exp(log p) as it stands in the tile, ``scale`` times smaller in truth."""
     entropy = max(math.log(mass) - surprise / mass, 0.0)
     out[ENTROPY] += entropy
@@ -184,9 +184,7 @@ def _add_row(out, n, mass, surprise, log_p_max, scale, p_sink):  # type: ignore[
 
 
 @njit(cache=True, nogil=True)
-def _row(  # type: ignore[no-untyped-def]
-    row, n, shift, lse, given, sink, softcap, bias, value_norm, column, out
-):
+def _row(row, n, shift, lse, given, sink, softcap, bias, value_norm, column, out):
     """One row of scores becomes one of p; its sums are added. Returns (1 / Σ p, Σ p |v|, whether its masses count)."""
     total, square, low, high = ZERO, ZERO, ZERO, ZERO
     if softcap > ZERO or bias.shape[0] > 0:
@@ -214,7 +212,7 @@ def _row(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _add_groups(row, w, i, low, own, order, begin, end, out):  # type: ignore[no-untyped-def]
+def _add_groups(row, w, i, low, own, order, begin, end, out):
     """Masses on keys of the same token, after the same token, in the same sentence."""
     nowhere = -2
     same = order[SAME_TOKEN, w, begin[SAME_TOKEN, w, i] : end[SAME_TOKEN, w, i]]
@@ -226,9 +224,7 @@ def _add_groups(row, w, i, low, own, order, begin, end, out):  # type: ignore[no
 
 
 @njit(cache=True, nogil=True)
-def _add_offsets(  # type: ignore[no-untyped-def]
-    row, low, offset, query_patch, key_patch, w, at, counts, x, offsets, out
-):
+def _add_offsets(row, low, offset, query_patch, key_patch, w, at, counts, x, offsets, out):
     """Mean offset and distance of one row over its keys with a position, which begin at key ``low``."""
     target = offsets[x : x + row.shape[0]] if counts else np.zeros_like(row)
     mass, signed, distance = _offsets(row, target, f32(offset))
@@ -240,7 +236,7 @@ def _add_offsets(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _tile_head(  # type: ignore[no-untyped-def]
+def _tile_head(
     tile, w, head, r0, k0, shift, lse, given, sink, softcap, bias, norm,
     lo, hi, seen, position, key_shift, placed, query_bin, key_edges, order, begin, end, query_patch, key_patch,
     offset_bin, last, first, cross, out, received, grid, profile, inverse,
@@ -286,7 +282,7 @@ def _tile_head(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def tile_pass(  # type: ignore[no-untyped-def]
+def tile_pass(
     tile, w, r0, k0, shift, lse, given, sink, softcap, bias, value_norm,
     lo, hi, seen, position, key_shift, placed, query_bin, key_edges, order, begin, end, query_patch, key_patch,
     offset_bin, last, first, cross, sums, received, grid, profile, inverse,
@@ -310,7 +306,7 @@ def tile_pass(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath=ADD)
-def _attend_head(attended, query, inverse, total):  # type: ignore[no-untyped-def]
+def _attend_head(attended, query, inverse, total):
     d = query.shape[1]
     for i in range(query.shape[0]):
         for n in range(d):
@@ -322,7 +318,7 @@ def _attend_head(attended, query, inverse, total):  # type: ignore[no-untyped-de
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def attend_pass(attended, query, inverse, w, r0, out):  # type: ignore[no-untyped-def]
+def attend_pass(attended, query, inverse, w, r0, out):
     """Adds Σ_i q p^K, Σ_i q² p^K² and Σ_i q² p^K of a tile's rows to ``out`` (b, h, 3, d) fp64.
 
     ``attended`` (h, rows, 2 d) fp32 is p [K | K²], K about its mean; ``query`` (b, h, q, d) fp32.

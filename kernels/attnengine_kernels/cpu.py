@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnengine_kernels._check import check_call, hidden_pairs
-from attnengine_kernels._facts import Prepared, prepare
+from attnengine_kernels._check import check_call
+from attnengine_kernels._exact import exact_products
+from attnengine_kernels._facts import Memory, Prepared
 from attnengine_kernels._finish import Raw, finish
 from attnengine_kernels._scan import HIGH, LOW, NEURON_SUMS, scan_pass
 from attnengine_kernels._scan_hidden import scan_hidden_pass
@@ -51,47 +52,25 @@ def head_sums(
     *,
     cross: bool = False,
     max_length: int | None = None,
-    prepared: Prepared | None = None,
+    memory: Memory | None = None,
 ) -> HeadSums:
     """Every sum of :mod:`.sums` for one attention call on the CPU, in O(L) memory per head.
 
-    As :func:`.reference.head_sums`; inputs fp32, fp16 or bf16 (computed in fp32). ``prepared`` saves the work that
-    depends on facts and mask only; it is ignored for calls whose bias hides pairs. Raises ValueError for shapes that
-    do not fit, for fp64 (which :mod:`.blocked` serves) and for a ``prepared`` that belongs to other facts.
+    As :func:`.reference.head_sums`; inputs fp32, fp16 or bf16 (computed in fp32). ``memory`` saves the work that
+    depends on facts and mask only. Raises ValueError for shapes that do not fit and for fp64, which :mod:`.blocked`
+    takes.
     """
     check_call(call)
     if torch.float64 in (call.query.dtype, call.key.dtype):
         raise ValueError("query, key: expected fp32, fp16 or bf16 on this path, got fp64; path='torch' takes it")
-    facts = facts_of(call, queries, keys, cross, max_length, prepared)
+    facts = (memory or Memory()).find(call, queries, keys, cross=cross, max_length=max_length)
     numba.set_num_threads(min(torch.get_num_threads(), THREADS))
-    with torch.no_grad():
+    with exact_products():
         raw, streams = _start(call, facts)
         _scan(streams, facts, raw)
         for w in range(call.query.shape[0]):
             _sweep(call, facts, streams, w, raw)
         return finish(call, facts, raw)
-
-
-def facts_of(
-    call: AttentionCall,
-    queries: TokenFacts,
-    keys: TokenFacts,
-    cross: bool,
-    max_length: int | None,
-    prepared: Prepared | None,
-) -> Prepared:
-    """The prepared facts of a call: those given if they fit (ValueError if not), else made now."""
-    hidden = hidden_pairs(call.bias)
-    longest = max_length or max(call.query.shape[2], call.key.shape[2])
-    if prepared is None or hidden is not None:
-        return prepare(queries, keys, call.lo, call.hi, cross=cross, max_length=longest, hidden=hidden)
-    same = prepared.cross == cross and prepared.max_length == longest
-    if not (same and prepared.fits(queries, keys, call.lo, call.hi)):
-        raise ValueError(
-            "prepared: expected what prepare() made of these queries, keys, lo, hi, cross and max_length "
-            f"({cross}, {longest}), got one of other facts ({prepared.cross}, {prepared.max_length})"
-        )
-    return prepared
 
 
 def _start(call: AttentionCall, facts: Prepared) -> tuple[Raw, _Streams]:

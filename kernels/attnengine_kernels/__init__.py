@@ -1,0 +1,25 @@
+"""Statistics of attention without its L×L matrix: Triton on CUDA, compiled passes on the CPU, one reference for both.
+
+Knows tensors only. :func:`head_sums` gives every sum of :mod:`attnengine_kernels.sums` for one attention call,
+:func:`sampled_rows` the heaviest keys of chosen rows; :func:`path_for` says which implementation runs.
+"""
+
+from attnengine_kernels._facts import Memory as Memory
+from attnengine_kernels.api import head_sums as head_sums
+from attnengine_kernels.api import path_for as path_for
+from attnengine_kernels.call import AttentionCall as AttentionCall
+from attnengine_kernels.call import HeadSums as HeadSums
+from attnengine_kernels.call import TokenFacts as TokenFacts
+from attnengine_kernels.call import empty_facts as empty_facts
+from attnengine_kernels.topk import sampled_rows as sampled_rows
+
+__all__ = [
+    "AttentionCall",
+    "HeadSums",
+    "Memory",
+    "TokenFacts",
+    "empty_facts",
+    "head_sums",
+    "path_for",
+    "sampled_rows",
+]

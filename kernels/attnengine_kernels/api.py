@@ -1,0 +1,72 @@
+"""One call for every device: which implementation runs, said openly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from attnengine_kernels import blocked, cpu, reference
+from attnengine_kernels._facts import Memory
+from attnengine_kernels.call import AttentionCall, HeadSums, TokenFacts
+
+#: Path -> pass -> what runs it. "places" is where the pattern lies: keys, offsets, groups of tokens; "facts" is what
+#: depends on tokens and masks only; "hidden scans" replaces "scans" where a bias of -inf hides pairs.
+PASSES = {
+    "numba": {"rows": "numba", "scans": "numba", "hidden scans": "numba", "places": "numba", "facts": "numba"},
+    "torch": {"rows": "torch", "scans": "torch", "hidden scans": "torch", "places": "torch", "facts": "numba"},
+    "triton": {"rows": "triton", "scans": "triton", "hidden scans": "torch", "places": "torch", "facts": "numba"},
+}
+
+
+def path_for(device_type: str, dtype: torch.dtype = torch.float32) -> dict[str, str]:
+    """Which implementation runs which pass for calls on a device ("cpu", "cuda", …), for the manifest."""
+    return dict(PASSES[_chosen(device_type, dtype)])
+
+
+def _chosen(device_type: str, dtype: torch.dtype) -> str:
+    if dtype == torch.float64:
+        return "torch"
+    return {"cpu": "numba", "cuda": "triton"}.get(device_type, "torch")
+
+
+def head_sums(
+    call: AttentionCall,
+    queries: TokenFacts,
+    keys: TokenFacts,
+    *,
+    cross: bool = False,
+    max_length: int | None = None,
+    path: str = "auto",
+    memory: Memory | None = None,
+) -> HeadSums:
+    """Every statistic of one attention call as sums per window and head: names and shapes in :mod:`.sums`.
+
+    ``queries`` and ``keys`` are the facts of the tokens on either side (the same object in self-attention), ``cross``
+    says that they are two streams, ``max_length`` fixes the profile's bins (default: the longer side). ``memory``
+    keeps what depends on facts and masks only: make one :class:`Memory` for a run and pass it to every call.
+
+    ``path``: "numba" (CPU, fp32 and half), "torch" (any device, any floating type), "triton" (CUDA, fp32 and half,
+    d <= 256), "reference" (fp64, O(L² D), the definitions), or "auto", which is what :func:`path_for` says.
+
+    Returns name -> fp64 tensor on the CPU. Raises ValueError or TypeError for tensors that do not fit together or
+    that the path does not take.
+    """
+    if path == "auto":
+        path = _chosen(call.query.device.type, torch.promote_types(call.query.dtype, call.key.dtype))
+    if path == "reference":
+        return reference.head_sums(call, queries, keys, cross=cross, max_length=max_length)
+    if path not in PASSES:
+        raise ValueError(f"path: expected one of {', '.join(['auto', *PASSES, 'reference'])}, got {path!r}")
+    run = _implementation(path)
+    return run(call, queries, keys, cross=cross, max_length=max_length, memory=memory)
+
+
+def _implementation(path: str) -> Callable[..., HeadSums]:
+    if path == "numba":
+        return cpu.head_sums
+    if path == "torch":
+        return blocked.head_sums
+    from attnengine_kernels import _cuda  # triton exists on Linux only
+
+    return _cuda.head_sums

@@ -1,0 +1,85 @@
+"""The heaviest keys of chosen query rows, computed on those rows only."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attnengine_kernels._check import check_call, hidden_pairs
+from attnengine_kernels.call import AttentionCall
+
+ROWS_AT_ONCE = 256  # (256, h, k) scores at a time
+
+
+def sampled_rows(call: AttentionCall, rows: Tensor, *, k: int = 16) -> tuple[Tensor, Tensor, Tensor]:
+    """Top ``k`` keys of the (window, query) pairs ``rows`` (n, 2) int64, with their pattern weights.
+
+    Returns weights (n, h, k) fp32, p with the call's own lse where it has one; positions (n, h, k) int32, the key's
+    index in the window; entropy (n, h) fp32 in nats, of p renormalised over the keys. Heaviest first, ties by lower
+    index; where fewer than ``k`` keys are visible, position -1 and weight 0. Any device, results on the call's.
+    Raises ValueError for tensors that do not fit and for rows outside the call.
+    """
+    check_call(call)
+    b, h, n_query, _ = call.query.shape
+    if rows.ndim != 2 or rows.shape[1] != 2:
+        raise ValueError(f"rows: expected (n, 2) pairs of window and query, got {tuple(rows.shape)}")
+    bound = torch.tensor([b, n_query], device=rows.device)
+    if bool(((rows < 0) | (rows >= bound)).any()):
+        raise ValueError(f"rows: expected windows below {b} and queries below {n_query}, got {rows.amax(0).tolist()}")
+    if k < 1:
+        raise ValueError(f"k: expected at least 1, got {k}")
+    rows = rows.to(call.query.device)
+    with torch.no_grad():
+        parts = [_top(call, part, k) for part in rows.split(ROWS_AT_ONCE)]
+    if not parts:
+        empty = torch.zeros(0, h, k, device=call.query.device)
+        return empty, empty.int(), empty[..., 0]
+    weights, positions, entropy = zip(*parts, strict=True)
+    return torch.cat(weights), torch.cat(positions), torch.cat(entropy)
+
+
+def _top(call: AttentionCall, rows: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    window, position = rows.unbind(1)  # (n,)
+    score, visible = row_scores(call, window, position)
+    log_total = torch.logsumexp(score, dim=-1)  # (n, h), -inf where nothing is visible
+    lse = log_total
+    if call.lse is not None:
+        lse = call.lse[window, :, position].to(score.dtype)
+    elif call.sink is not None:
+        lse = torch.logaddexp(log_total, call.sink.to(score.dtype))
+    p = torch.exp(score - lse[..., None]).masked_fill(~visible[:, None], 0.0)  # (n, h, k)
+    log_p_hat = score - log_total[..., None]
+    p_hat = torch.exp(log_p_hat).masked_fill(~visible[:, None], 0.0)
+    entropy = -(p_hat * log_p_hat.masked_fill(~visible[:, None], 0.0)).sum(dim=-1)
+    # A stable sort keeps equal weights in order of index; topk promises no order among them.
+    best = torch.sort(score, dim=-1, descending=True, stable=True).indices[..., :k]  # (n, h, <= k)
+    weights = p.gather(-1, best)
+    indices = torch.where(visible[:, None].expand_as(p).gather(-1, best), best, -1)
+    missing = (0, k - best.shape[-1])
+    weights = torch.nn.functional.pad(weights, missing)
+    indices = torch.nn.functional.pad(indices, missing, value=-1)
+    return weights.float(), indices.int(), entropy.float()
+
+
+def row_scores(call: AttentionCall, window: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores (n, h, k), -inf where hidden, and visibility (n, k) of the rows (window, position), each (n,)."""
+    dtype = torch.promote_types(call.query.dtype, torch.float32)
+    h, hkv = call.query.shape[1], call.key.shape[1]
+    query = call.query[window, :, position].to(dtype).unflatten(1, (hkv, h // hkv))  # (n, hkv, g, d)
+    score = query.new_empty(len(window), hkv, h // hkv, call.key.shape[2])
+    for w in window.unique().tolist():  # one product per window: its keys are not copied for every row
+        here = window == w
+        of_head = query[here].permute(1, 0, 2, 3).flatten(1, 2)  # (hkv, n_w g, d)
+        product = of_head @ call.key[w].to(dtype).transpose(1, 2)  # (hkv, n_w g, k)
+        score[here] = product.unflatten(1, (-1, h // hkv)).permute(1, 0, 2, 3)
+    score = call.scale * score.flatten(1, 2)  # (n, h, k)
+    if call.softcap is not None:
+        score = call.softcap * torch.tanh(score / call.softcap)
+    j = torch.arange(score.shape[-1], device=score.device)
+    visible = (call.lo[window, position, None] <= j) & (j < call.hi[window, position, None])  # (n, k)
+    if call.bias is not None:
+        hidden = hidden_pairs(call.bias)
+        score = score + call.bias[window % call.bias.shape[0], :, position].to(dtype)
+        if hidden is not None:
+            visible = visible & ~hidden[window % hidden.shape[0], position]
+    return score.masked_fill(~visible[:, None], -torch.inf), visible
