@@ -57,6 +57,7 @@ class Session:
             view.restyle(self.dark)
             view.update(None, self.state)
         document.theme = bokeh_theme(self.dark)
+        document.config.update(reconnect_session=False, notify_connection_status=False)  # js/page.js starts again
         with document.models.freeze():  # else every root walks all models once more
             for view in self.views:
                 document.add_root(view.root)

@@ -322,3 +322,27 @@ def test_the_browser_refuses_other_hosts_and_eval(open_page):
     assert "unsafe-eval" not in policy
     assert "'unsafe-inline'" not in policy.split("script-src")[1].split(";")[0]
     page.clean()
+
+
+def test_after_a_lost_connection_the_page_goes_on(browser, served):
+    page = Page(browser, served("bert_like").url)
+    sockets: list[Any] = []
+
+    def route(socket: Any) -> None:
+        socket.connect_to_server()
+        sockets.append(socket)
+
+    page.page.route_web_socket(re.compile(r"/ws$"), route)
+    try:
+        page.open()
+        page.click_head(3, 7)
+        sockets[0].close(code=4000)
+        page.until("document.getElementById('message').textContent.startsWith('connection lost')")
+        with page.page.expect_navigation():
+            pass
+        page.idle()
+        assert page.page.inner_text("#head-name") == "L3H7"
+        page.page.keyboard.press("ArrowRight")
+        page.until("document.getElementById('head-name').textContent === 'L3H8'")
+    finally:
+        page.context.close()

@@ -49,11 +49,8 @@
     if (link !== location.pathname + location.search) history[shown.push ? "pushState" : "replaceState"](null, "", link);
   }
 
-  // After a reconnect Bokeh replaces every model, so the wire is looked up again each time.
   function connect(bokehDocument) {
-    const found = bokehDocument.get_model_by_name("wire");
-    if (found === null || found === wire) return;
-    wire = found;
+    wire = bokehDocument.get_model_by_name("wire");
     const read = () => show(JSON.parse(wire.shown));
     wire.properties.shown.change.connect(read);
     read();
@@ -65,7 +62,16 @@
     const bokehDocument = window.Bokeh?.documents[0];
     if (bokehDocument?.get_model_by_name("wire") == null) return void setTimeout(wait, 20);
     connect(bokehDocument);
-    bokehDocument.on_event("client_reconnected", () => connect(bokehDocument));
+    bokehDocument.on_event("connection_lost", lost);
+  }
+
+  // Bokeh 3.9 cannot reconnect to a document that holds arrays; the link holds the state, so the page starts again.
+  async function lost() {
+    at("message").textContent = "connection lost; waiting for the server";
+    for (;;) {
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+      if (await fetch("health", { cache: "no-store" }).then((answer) => answer.ok, () => false)) return location.reload();
+    }
   }
 
   function csv() {
