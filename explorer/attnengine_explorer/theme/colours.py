@@ -33,25 +33,16 @@ class Look:
     negative: str
     query: str
     key: str
-    middle: str  # centre of the diverging scale
 
 
 LIGHT = Look(
-    "#33373d", "#6b7280", "#c9cdd3", "#eceef1", "#9aa1ab", "#111827", "#c26a12", "#6a4c9c", QUERY, KEY, "#f3f3f3"
-)
+    ink="#33373d", faint="#6b7280", line="#c9cdd3", missing="#eceef1", cross="#9aa1ab", selected="#111827",
+    positive="#c26a12", negative="#6a4c9c", query=QUERY, key=KEY,
+)  # fmt: skip
 DARK = Look(
-    "#d5d9df",
-    "#979fab",
-    "#454b55",
-    "#2a2e35",
-    "#6d7581",
-    "#ffffff",
-    "#ee9c4a",
-    "#a78ddb",
-    "#3aa0dc",
-    "#f0853a",
-    "#3a3d44",
-)
+    ink="#d5d9df", faint="#979fab", line="#454b55", missing="#2a2e35", cross="#6d7581", selected="#ffffff",
+    positive="#ee9c4a", negative="#a78ddb", query="#3aa0dc", key="#f0853a",
+)  # fmt: skip
 
 
 def look(dark: bool) -> Look:
@@ -59,12 +50,14 @@ def look(dark: bool) -> Look:
     return DARK if dark else LIGHT
 
 
+#: PuOr's two hues from a dark middle outwards: on a dark page the extremes must be the bright ones.
+_DARK_DIVERGING = ["#dccdff", "#a78ddb", "#6a4c9c", "#3a3d44", "#8f5212", "#e8923c", "#ffdcae"]
+
+
 @cache
 def diverging(dark: bool) -> tuple[str, ...]:
     """PuOr, purple below zero and orange above, 255 steps; the middle is close to the page, so zero recedes."""
-    anchors = list(PuOr11)[::-1]  # Bokeh lists orange first
-    if dark:
-        anchors[5] = DARK.middle
+    anchors = _DARK_DIVERGING if dark else list(PuOr11)
     steps = 254 / (len(anchors) - 1)
     return tuple(_mix(anchors, i / steps) for i in range(255))
 

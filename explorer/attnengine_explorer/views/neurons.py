@@ -31,7 +31,7 @@ class NeuronsView:
         self.bars = [plot.add_glyph(source, VBar(**bar, line_color=None)) for source in (self.above, self.below)]
         whisker = {"x0": "x", "x1": "x", "y0": "lower", "y1": "upper"}
         self.errors = [plot.add_glyph(source, Segment(**whisker)) for source in (self.above, self.below)]
-        plot.add_tools(hover(self.bars, "neuron @neuron", [("value", "@text")], mode="vline"))
+        plot.add_tools(hover(self.bars, "neuron @neuron", [("value", "@text")], mode="vline", limit=1))
         self.root = plot
 
     def update(self, old: ViewState | None, new: ViewState) -> None:
