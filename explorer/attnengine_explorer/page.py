@@ -18,11 +18,13 @@ from bokeh.model import DataModel
 from markupsafe import Markup
 
 from attnengine_explorer.columns import grouped
-from attnengine_explorer.numbers import count
+from attnengine_explorer.numbers import count, number
 from attnengine_explorer.run_data import RunData
 
 HERE = Path(__file__).parent
 MAX_ACT = 8192
+#: STATISTICS.md: the gate on ``mass_defect_max``.
+MASS_GATE = 1e-3
 
 
 def with_nonce(markup: str, nonce: str) -> Markup:
@@ -98,6 +100,7 @@ def status(run: RunData) -> list[tuple[str, str]]:
     pairs = [(count(corpus.get(name)), name) for name in ("tokens", "documents", "windows")]
     pairs.append((count(len(run.rows)), "heads"))
     pairs.append((text(device.get("name") or device.get("type")), "device"))
+    pairs.append((text(run.manifest.get("output")), "output"))
     pairs.append((text(run.manifest.get("attnengine_version")), "attnengine"))
     pairs.append((text(run.manifest.get("run_hash"))[:12], "run"))
     return [(value, name) for value, name in pairs if value]
@@ -110,9 +113,13 @@ def warnings(run: RunData) -> list[str]:
     said = " ".join(found).lower()
     if run.nan_heads and "nan" not in said:
         names = [run.name(*pair) for pair in sorted(run.nan_heads) if pair in run.index]
-        found.append(f"{len(names)} heads produced NaN or infinite numbers: {', '.join(names[:8])}")
-    note = section(run, "self_check").get("note") or section(run, "model").get("exactness")
-    return found + ([text(note)] if note else [])
+        heads = "head" if len(names) == 1 else "heads"
+        found.append(f"{len(names)} {heads} produced NaN or infinite numbers: {', '.join(names[:8])}")
+    defect = "mass_defect_max"
+    largest = run.heads[defect].max() if defect in run.heads else 0.0
+    if largest > MASS_GATE and "mass" not in said:
+        found.append(f"attention rows do not sum to 1 everywhere: the largest defect is {number(float(largest))}")
+    return found
 
 
 def section(run: RunData, name: str) -> dict[str, Any]:

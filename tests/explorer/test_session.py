@@ -192,7 +192,7 @@ def test_dark_is_asked_for_or_follows_the_browser(session):
 @pytest.mark.parametrize("manifest", [
     {"model": None, "corpus": [], "warnings": "x", "nan_heads": {"a": 1}, "device": 3},
     {"model": {"id": 7, "n_parameters": "many"}, "corpus": {"tokens": "1"}, "nan_heads": [[0], [1, "2"], [99, 99], 0]},
-    {"warnings": [None, 3, ["x"]], "self_check": {"note": {"a": 1}}},
+    {"warnings": [None, 3, ["x"]], "output": {"a": 1}},
 ])  # fmt: skip
 def test_a_strange_manifest_still_opens(tmp_path, manifest):
     from tests.explorer.synthetic_run import site, write_run
@@ -201,3 +201,15 @@ def test_a_strange_manifest_still_opens(tmp_path, manifest):
     open_page(run, ViewState(site=0, head=0))
     assert facts(run)["model"]
     assert isinstance(warnings(run), list)
+
+
+def test_a_mass_defect_and_nan_heads_are_warned_of_even_if_the_manifest_is_silent(tmp_path, opened):
+    from attnengine import store
+    from tests.explorer.synthetic_run import site, write_run
+
+    path = write_run(tmp_path / "run", [site(0, 0, heads=2)], nan_heads=[(0, 1)], n_tokens=20)
+    assert warnings(RunData(path)) == ["1 head produced NaN or infinite numbers: L0H1"]
+    heads = store.open_run(path).heads
+    store.write_table(path, "heads", heads.assign(mass_defect_max=0.25))
+    assert "largest defect is 0.2500" in warnings(RunData(path))[1]
+    assert warnings(opened["bert_like"]) == []
