@@ -78,7 +78,9 @@ def row_tile(arch: int, d: int, dtype: torch.dtype, outputs: str) -> Tile | None
             return None
         if width == 256 and outputs == "ak2":
             return Tile(16, 16, 16, 8, 1)
-        return Tile(32, 16, 16, 8, 1) if width == 128 and outputs != "ak2" else Tile(32, 32, 32, 8, 1)
+        if width == 128 and outputs != "ak2":
+            return Tile(16, 16, 16, 4, 2) if outputs == "ak" else Tile(32, 16, 16, 8, 1)
+        return Tile(32, 32, 32, 8, 1)
     if outputs in ("lse", "ak2"):
         return Tile(64, 32, 16, 8, 2) if (arch, width, outputs) == (80, 256, "ak2") else Tile(128, 64, 64, 8, 2)
     sizes = HALF_TILES[arch, outputs].get(width)
