@@ -108,7 +108,7 @@ def ask_kernels(device: str) -> tuple[Report, list[dict[str, str]]]:
 
         return {"kernels": path_for(device)}, []
     except Exception as error:  # torch or triton missing or broken: a finding, like everything else here
-        return {"kernels": None}, [problem(f"the kernels cannot be loaded: {one_line(error)}", "mend torch and triton")]
+        return {"kernels": {}}, [problem(f"the kernels cannot be loaded: {one_line(error)}", "mend torch and triton")]
 
 
 def describe_device(index: int) -> Report:
@@ -154,7 +154,7 @@ def render(found: Report) -> None:
         "packages": ", ".join(f"{name} {number}" for name, number in found["packages"].items() if number),
         "CPU": f"{found['cpu_cores']} cores, torch uses {found['cpu_threads'] or 'no'} threads",
         "GPU": devices or f"none (torch is a {'CUDA ' + found['cuda_build'] if found['cuda_build'] else 'CPU'} build)",
-        "kernels": str(found["kernels"] or "none"),
+        "kernels": ", ".join(f"{name}: {path}" for name, path in found["kernels"].items()) or "none",
         "demo model": found["bundled_model"] or "none",
         "browser": found["browser"] or "none on PATH; the explorer prints an address to open",
         "HF kernels": found["hugging_face_kernels"] or "not installed, not needed",
