@@ -94,7 +94,7 @@ class Run:
         return self._site_array("values", site, layer)
 
     def row_entropy(self, site: int | None = None, *, layer: int | None = None) -> np.ndarray:
-        """(n, H) entropy in nats of each sampled query's pattern; NaN where it sees no key."""
+        """(n, H) entropy in nats of each sampled query's pattern; 0 where it sees no key."""
         return self._site_array("row_entropy", site, layer)
 
     def top_keys(self, site: int | None = None, *, layer: int | None = None) -> np.ndarray:

@@ -27,8 +27,7 @@ from attnengine.run.progress import Reporter
 from attnengine.run.sampling import Sample
 from attnengine.statistics import tables
 from attnengine.statistics.accumulate import Pilot, SiteSums
-from attnengine_kernels.api import head_sums
-from attnengine_kernels.call import AttentionCall, TokenFacts
+from attnengine_kernels import AttentionCall, Memory, TokenFacts, head_sums
 from attnengine_kernels.sums import profile_edges
 
 MASS_DEFECT_GATE = 1e-3  # above it, statistics and model used different masks (KERNELS.md section 4)
@@ -58,8 +57,13 @@ def streams_of(site: Site, batch: WindowBatch) -> tuple[TokenFacts, TokenFacts]:
     return facts, facts
 
 
-def site_sums(site: Site, call: AttentionCall, batch: WindowBatch, max_length: int) -> dict[str, torch.Tensor]:
-    """Kernel sums of one attention call; UnsupportedModelError if it does not run over the window's tokens."""
+def site_sums(
+    site: Site, call: AttentionCall, batch: WindowBatch, max_length: int, memory: Memory
+) -> dict[str, torch.Tensor]:
+    """Kernel sums of one attention call; UnsupportedModelError if it does not run over the window's tokens.
+
+    ``memory`` keeps what depends on tokens and mask only, so that the layers of a forward share it.
+    """
     queries, keys = streams_of(site, batch)
     seen = (call.query.shape[0], call.query.shape[2], call.key.shape[2])
     expected = (*queries.real.shape, keys.real.shape[1])
@@ -68,7 +72,7 @@ def site_sums(site: Site, call: AttentionCall, batch: WindowBatch, max_length: i
             f"{site.name} ({site.module}) attends over (windows, queries, keys) = {seen}, the batch has {expected}; "
             "this model reshapes the sequence before attention, which attnengine cannot place in the text"
         )
-    return head_sums(call, queries, keys, cross=site.kind == "cross", max_length=max_length)
+    return head_sums(call, queries, keys, cross=site.kind == "cross", max_length=max_length, memory=memory)
 
 
 def make_pilots(job: Job) -> list[Pilot]:
@@ -76,9 +80,10 @@ def make_pilots(job: Job) -> list[Pilot]:
     n = len(job.feed.n_tokens)
     batch = job.feed.batch(sorted({n * i // 4 for i in range(4)}), job.device)
     found: dict[int, Pilot] = {}
+    memory = Memory()
 
     def on_call(site: Site, call: AttentionCall) -> None:
-        found[site.site] = Pilot.of(site_sums(site, call, batch, job.max_length))
+        found[site.site] = Pilot.of(site_sums(site, call, batch, job.max_length, memory))
 
     with Capture(job.loaded.model, job.sites) as capture:
         capture.forward(batch.inputs, on_call)
@@ -106,9 +111,10 @@ def run_batch(
     """One batch through the model, its attention calls into ``sums`` and ``sample``."""
     batch = job.feed.batch(windows, job.device)
     rows, where = sampling.batch_sample(job.plan, windows)
+    memory = Memory()
 
     def on_call(site: Site, call: AttentionCall) -> None:
-        found = site_sums(site, call, batch, job.max_length)
+        found = site_sums(site, call, batch, job.max_length, memory)
         check_mass(site, found)
         sums[site.site].add(found, group, job.plan.n_groups)
         if len(rows):

@@ -32,7 +32,7 @@ from attnengine.run.progress import Reporter
 from attnengine.run.sampling import Sample
 from attnengine.run.settings import RunSettings
 from attnengine.statistics.accumulate import SiteSums
-from attnengine_kernels.api import path_for
+from attnengine_kernels import path_for
 
 CHECK_TOKENS = 64  # length of the self-check's batch: eager attention is the one thing here that is L×L
 VERSIONED = ("attnengine", "torch", "transformers", "tokenizers", "triton", "numba", "numpy", "pandas", "pyarrow")
@@ -148,7 +148,7 @@ def first_manifest(job: Job, settings: RunSettings, checked: dict[str, Any]) -> 
         },
         "sample": {"tokens": job.plan.n_samples},
         "settings": settings.as_dict(),
-        "kernels": path_for(torch.device(job.device).type),
+        "kernels": path_for(torch.device(job.device).type, loaded.model.dtype),
         "self_check": checked,
         "output": "bit-identical to stock SDPA" if reason is None else reason,
         "versions": versions(),

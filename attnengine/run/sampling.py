@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from attnengine.corpus.plan import Plan
-from attnengine_kernels.call import AttentionCall
-from attnengine_kernels.topk import sampled_rows
+from attnengine_kernels import AttentionCall, sampled_rows
 
 TOP_KEYS = 16
 FP16_LIMIT = 6e4  # larger magnitudes are stored in fp32
