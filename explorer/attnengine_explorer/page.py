@@ -84,11 +84,11 @@ def facts(run: RunData) -> dict[str, str]:
     """Model and corpus, for the top bar."""
     model, corpus = section(run, "model"), section(run, "corpus")
     return {
-        "model": text(model.get("id")) or "unnamed model",
+        "model": short(text(model.get("id"))) or "unnamed model",
         "model_detail": joined(
             text(model.get("class")), parameters(model.get("n_parameters")), text(model.get("dtype"))
         ),
-        "corpus": text(corpus.get("source")) or "unnamed corpus",
+        "corpus": short(text(corpus.get("source"))) or "unnamed corpus",
         "run": run.path.name,
     }
 
@@ -133,6 +133,11 @@ def text(value: object) -> str:
     if value is None:
         return ""
     return " ".join(str(value).split())[:300]
+
+
+def short(name: str) -> str:
+    """A local path by its last two parts; a hub id or a sentence as it is."""
+    return "/".join(name.rstrip("/").split("/")[-2:]) if name.startswith("/") else name
 
 
 def parameters(value: object) -> str:

@@ -50,8 +50,10 @@ class CloudView:
         rows = [("position", "@position{0,0}"), ("document", "@document")]
         mono = '<span style="font-family: ui-monospace, monospace">@text</span>'
         plot.add_tools(
-            hover([self.query_marks], f"query {mono}", [*rows, ("entropy", "@entropy_text")]),
-            hover([self.key_marks], f"key {mono}", rows),
+            hover(
+                [self.query_marks], f"query {mono}", [*rows, ("entropy", "@entropy_text")], attachment="left", limit=1
+            ),
+            hover([self.key_marks], f"key {mono}", rows, attachment="right", limit=1),
             *(tools := [PanTool(), BoxZoomTool(match_aspect=True), WheelZoomTool(), ResetTool()]),
         )
         plot.toolbar.update(active_drag=tools[0], logo=None, autohide=True)
@@ -62,7 +64,7 @@ class CloudView:
         self.root = plot
 
     def _marks(self, plot: Any, source: ColumnDataSource, marker: str) -> GlyphRenderer:
-        return plot.scatter("x", "y", source=source, marker=marker, size=4.5, line_color=None, fill_alpha=0.45)
+        return plot.scatter("x", "y", source=source, marker=marker, size=3.6, line_color=None, fill_alpha=0.4)
 
     def update(self, old: ViewState | None, new: ViewState) -> None:
         """Draw the open head's cloud, or colour it anew."""

@@ -39,7 +39,8 @@ def hover(renderers: list[Model], title: str, rows: list[tuple[str, str]], **opt
     """
     body = "".join(f'<tr><td style="{_LABEL}">{label}</td><td>{value}</td></tr>' for label, value in rows)
     html = f'<div style="{_TIP}"><b>{title}</b><table style="border-spacing: 0">{body}</table></div>'
-    return HoverTool(renderers=renderers, tooltips=html, attachment="horizontal", show_arrow=False, **options)
+    options = {"attachment": "horizontal", "show_arrow": False} | options
+    return HoverTool(renderers=renderers, tooltips=html, **options)
 
 
 def ticks(axis: Model, labels: dict[float, str]) -> None:

@@ -31,7 +31,7 @@ class ProfileView:
         self.dots = plot.scatter("x", "y", source=self.source, size=3)
         rows = [("weight in all", "@mass"), ("per token", "@y{0.00000}")]
         plot.add_tools(hover([self.dots], "@where", rows, mode="vline", limit=1))
-        plot.xaxis[0].axis_label = "← earlier · distance in tokens · later →"
+        plot.xaxis[0].axis_label = "← earlier · tokens · later →"
         plot.yaxis[0].axis_label = "weight per token"
         self.root = plot
 
