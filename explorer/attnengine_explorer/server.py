@@ -27,6 +27,7 @@ from bokeh.server.tornado import BokehTornado
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream
+from tornado.platform.asyncio import BaseAsyncIOLoop
 from tornado.web import RequestHandler
 
 from attnengine.errors import AttnEngineError
@@ -137,7 +138,10 @@ class Explorer:
         self._server.start()
         if on_ready is not None:
             loop.add_callback(on_ready, self.url)
-        before = signal.signal(signal.SIGTERM, lambda *_: loop.add_callback(loop.stop))
+        # Thread-safe although there is one thread: only that wakes a loop that sleeps until its next event.
+        assert isinstance(loop, BaseAsyncIOLoop)
+        wake = loop.asyncio_loop.call_soon_threadsafe
+        before = signal.signal(signal.SIGTERM, lambda *_: wake(loop.stop))
         try:
             loop.start()
         except KeyboardInterrupt:

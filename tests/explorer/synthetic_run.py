@@ -42,8 +42,8 @@ def site(
 
 
 def bert_like(path: Path) -> Path:
-    """6 layers of 12 heads, one stack."""
-    return write_run(path, [site(i, i) for i in range(6)])
+    """6 layers of 12 heads, one stack, and as many sampled tokens as a run keeps by default."""
+    return write_run(path, [site(i, i) for i in range(6)], n_tokens=5000)
 
 
 def ragged(path: Path) -> Path:

@@ -26,10 +26,10 @@ _CELL = """([site, head]) => {
 }"""
 #: Where a drawn query stands: the given one, or without a number the one farthest right.
 _POINT = """(given) => {
-  const doc = Bokeh.documents[0], data = doc.get_model_by_name("cloud-queries").data;
+  const doc = Bokeh.documents[0], data = doc.get_model_by_name("cloud-source").data;
   const view = Bokeh.index.find_one(doc.get_model_by_name("cloud")), box = view.canvas_view.el.getBoundingClientRect();
-  const x = Array.from(data.x), i = given ?? x.indexOf(Math.max(...x));
-  return [i, box.left + view.frame.x_scale.compute(x[i]), box.top + view.frame.y_scale.compute(data.y[i])];
+  const x = Array.from(data.query_x), i = given ?? x.indexOf(Math.max(...x));
+  return [i, box.left + view.frame.x_scale.compute(x[i]), box.top + view.frame.y_scale.compute(data.query_y[i])];
 }"""
 _TOOLTIP = """() => {
   const texts = [];
@@ -225,7 +225,7 @@ def test_a_point_of_the_cloud_shows_its_token(open_page):
     page = open_page("bert_like", "?site=0&head=0")
     index, x, y = page.page.evaluate(_POINT, None)
     texts = page.hover(x, y)
-    assert page.data("cloud-queries", "text")[index] in texts[0]
+    assert page.data("cloud-source", "text")[index] in texts[0]
     assert "document" in texts
     page.clean()
 

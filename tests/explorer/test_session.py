@@ -68,7 +68,7 @@ def test_opening_a_head_fills_its_panels_and_the_link(session):
     assert np.array_equal(source(session, "pattern-source").data["image"][0], session.run.run.patterns[3, 7][::-1])
     assert sum(len(source(session, f"neurons-{side}").data["x"]) for side in ("above", "below")) == 16
     assert len(source(session, "profile-source").data["x"]) == 257
-    assert len(source(session, "cloud-queries").data["x"]) == len(source(session, "cloud-keys").data["x"]) == 600
+    assert len(source(session, "cloud-source").data["query_x"]) == 5000
     assert source(session, "heads").selected.indices == [3 * 12 + 7]
     session.dispatch(Clear())
     assert shown(session)["head"] is None
@@ -87,11 +87,11 @@ def test_clicking_a_cell_or_a_row_opens_its_head_and_clicking_nothing_closes_it(
 
 def test_the_next_head_sends_no_token_text_again(session):
     session.dispatch(SelectHead(0, 0))
-    texts = source(session, "cloud-queries").data["text"]
-    before = np.array(source(session, "cloud-queries").data["x"])
+    texts = source(session, "cloud-source").data["text"]
+    before = np.array(source(session, "cloud-source").data["key_x"])
     session.dispatch(SelectHead(0, 1))
-    assert source(session, "cloud-queries").data["text"] is texts
-    assert not np.array_equal(before, source(session, "cloud-queries").data["x"])
+    assert source(session, "cloud-source").data["text"] is texts
+    assert not np.array_equal(before, source(session, "cloud-source").data["key_x"])
 
 
 def test_a_step_is_one_batch_and_touches_only_what_changed(session):
@@ -100,7 +100,7 @@ def test_a_step_is_one_batch_and_touches_only_what_changed(session):
     session.document.on_change(changes.append)
     session.dispatch(Choose("color_by", "position"))
     names = {getattr(change, "model", None) and change.model.name for change in changes if hasattr(change, "model")}
-    assert not names & {"heads", "pattern", "profile", "neurons-above", "cloud-queries", "cloud-keys"}
+    assert not names & {"heads", "pattern", "profile", "neurons-above", "cloud-source"}
     assert "wire" in names
 
 

@@ -20,39 +20,39 @@ from bokeh.models import (
 )
 
 from attnengine_explorer.cloud_data import Cloud, cloud, token_columns
-from attnengine_explorer.numbers import number
 from attnengine_explorer.run_data import RunData
 from attnengine_explorer.state import ViewState
 from attnengine_explorer.theme.colours import SEQUENTIAL, look
 from attnengine_explorer.views import changed
 from attnengine_explorer.views.figures import hover, plain_figure, recolour
 
-_COLUMNS = ("x", "y", "position", "entropy", "entropy_text", "text", "document")
+_COLUMNS = ("query_x", "query_y", "key_x", "key_y", "entropy", "text", "position", "document")
 _TITLES = {"position": "position in the window", "entropy": "entropy of the query's pattern, nats (keys grey)"}
 
 
 class CloudView:
-    """Two sources: queries are circles, keys triangles. Token text is sent once, coordinates with each head."""
+    """Queries are circles, keys triangles. One row is a token with both, so that its text is sent once for the two of
+    them, and only coordinates with each further head.
+    """
 
     def __init__(self, run: RunData) -> None:
         self.run = run
         self.notes = {"cloud": "", "cloud-facts": "", "cloud-color": ""}
         self._dark = False
+        self._by = "side"
         self._drawn = np.array([], dtype=np.int64)
         self._tokens = cache(lambda: token_columns(run))  # read when the first head is opened
-        self.queries = ColumnDataSource(data={name: [] for name in _COLUMNS}, name="cloud-queries")
-        self.keys = ColumnDataSource(data={name: [] for name in _COLUMNS}, name="cloud-keys")
+        self.source = ColumnDataSource(data={name: [] for name in _COLUMNS}, name="cloud-source")
         self.mapper = LinearColorMapper(palette=list(SEQUENTIAL), low=0, high=1)
         plot = plain_figure("cloud", x_range=Range1d(-1, 1), y_range=Range1d(-1, 1))
         plot.axis.visible = False
-        self.key_marks = self._marks(plot, self.keys, "triangle")
-        self.query_marks = self._marks(plot, self.queries, "circle")
+        self.key_marks = self._marks(plot, "key", "triangle")
+        self.query_marks = self._marks(plot, "query", "circle")
         rows = [("position", "@position{0,0}"), ("document", "@document")]
+        entropy = ("entropy", "@entropy{0.000} nats")
         mono = '<span style="font-family: ui-monospace, monospace">@text</span>'
         plot.add_tools(
-            hover(
-                [self.query_marks], f"query {mono}", [*rows, ("entropy", "@entropy_text")], attachment="left", limit=1
-            ),
+            hover([self.query_marks], f"query {mono}", [*rows, entropy], attachment="left", limit=1),
             hover([self.key_marks], f"key {mono}", rows, attachment="right", limit=1),
             *(tools := [PanTool(), BoxZoomTool(match_aspect=True), WheelZoomTool(), ResetTool()]),
         )
@@ -63,8 +63,9 @@ class CloudView:
         plot.add_layout(self.bar, "right")
         self.root = plot
 
-    def _marks(self, plot: Any, source: ColumnDataSource, marker: str) -> GlyphRenderer:
-        return plot.scatter("x", "y", source=source, marker=marker, size=3.6, line_color=None, fill_alpha=0.4)
+    def _marks(self, plot: Any, side: str, marker: str) -> GlyphRenderer:
+        style = {"marker": marker, "size": 3.6, "line_color": None, "fill_alpha": 0.4}
+        return plot.scatter(f"{side}_x", f"{side}_y", source=self.source, **style)
 
     def update(self, old: ViewState | None, new: ViewState) -> None:
         """Draw the open head's cloud, or colour it anew."""
@@ -79,35 +80,28 @@ class CloudView:
         if isinstance(found, str):
             self.notes["cloud"] = found
             self._drawn = np.array([], dtype=np.int64)
-            for source in (self.queries, self.keys):
-                source.data = {name: [] for name in _COLUMNS}
+            self.source.data = {name: [] for name in _COLUMNS}
             return
-        same_tokens = np.array_equal(found.tokens, self._drawn)
-        self._drawn = found.tokens
-        self._send(self.queries, found.queries, found, same_tokens, with_entropy=True)
-        self._send(self.keys, found.keys, found, same_tokens, with_entropy=False)
+        self._send(found)
         self._fit(np.concatenate([found.queries, found.keys]))
         first, second = (f"PCA {i + 1}: {100 * share:.1f} %" for i, share in enumerate(found.explained))
-        drawn = (
-            f"{len(found.tokens):,} of {found.n_sampled:,}"
-            if len(found.tokens) < found.n_sampled
-            else f"{found.n_sampled:,}"
-        )
+        n, n_sampled = len(found.tokens), found.n_sampled
+        drawn = f"{n:,} of {n_sampled:,}" if n < n_sampled else f"{n:,}"
         self.notes["cloud-facts"] = f"→ {first} · ↑ {second} of the variance · {drawn} sampled tokens on either side"
 
-    def _send(
-        self, source: ColumnDataSource, points: np.ndarray, found: Cloud, same_tokens: bool, *, with_entropy: bool
-    ) -> None:
-        entropy = found.entropy if with_entropy else np.full(len(points), np.nan, dtype=np.float32)
-        moving: dict[str, Any] = {"x": points[:, 0], "y": points[:, 1], "entropy": entropy}
-        if with_entropy:
-            moving["entropy_text"] = [number(float(value), 3) for value in entropy]
-        if same_tokens:
+    def _send(self, found: Cloud) -> None:
+        moving: dict[str, Any] = {
+            **{f"query_{axis}": found.queries[:, i] for i, axis in enumerate("xy")},
+            **{f"key_{axis}": found.keys[:, i] for i, axis in enumerate("xy")},
+            "entropy": found.entropy,
+        }
+        if np.array_equal(found.tokens, self._drawn):
             for name, values in moving.items():
-                source.data[name] = values
+                self.source.data[name] = values
         else:
             fixed = {name: self._of_tokens(name, found.tokens) for name in ("text", "position", "document")}
-            source.data = {"entropy_text": [""] * len(points), **moving, **fixed}
+            self.source.data = {**moving, **fixed}
+        self._drawn = found.tokens
 
     def _of_tokens(self, name: str, tokens: np.ndarray) -> Any:
         column = self._tokens()[name]
@@ -125,16 +119,17 @@ class CloudView:
 
     def _colour(self, by: str) -> None:
         colours = look(self._dark)
+        query, key = self.query_marks.glyph, self.key_marks.glyph
         if by == "side":
-            self.query_marks.glyph.fill_color = colours.query
-            self.key_marks.glyph.fill_color = colours.key
+            query.fill_color, key.fill_color = colours.query, colours.key
         else:
-            values = np.asarray(self.queries.data[by], dtype=float)
+            values = np.asarray(self.source.data[by], dtype=float)
             finite = values[np.isfinite(values)]
             low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
             self.mapper.update(low=low, high=high if high > low else low + 1)
-            for marks in (self.query_marks, self.key_marks):
-                marks.glyph.fill_color = {"field": by, "transform": self.mapper}
+            query.fill_color = {"field": by, "transform": self.mapper}
+            key.fill_color = query.fill_color if by == "position" else colours.cross  # keys have no entropy
+        self._by = by
         self.bar.visible = by != "side"
         self.notes["cloud-color"] = _TITLES.get(by, "")
 
@@ -142,5 +137,4 @@ class CloudView:
         """Query and key colours of the theme."""
         self._dark = dark
         recolour(self.mapper, SEQUENTIAL, look(dark))
-        if not self.bar.visible:
-            self._colour("side")
+        self._colour(self._by)
