@@ -16,7 +16,7 @@ import torch
 import transformers as tf
 
 from attnengine.bundled import bundled_model
-from tests.oracle.texts import STRANGE, TEXTS, pictures
+from tests.oracle.texts import BRIEF, STRANGE, TEXTS, pictures
 
 PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
 VOCABULARY = 330
@@ -65,12 +65,13 @@ def byte_tokenizer(prefix: tuple[str, ...] = (), suffix: tuple[str, ...] = ()) -
     model.pre_tokenizer = tk.pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = tk.decoders.ByteLevel()
     trainer = tk.trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=VOCABULARY - 1,
         special_tokens=[PAD, BOS, EOS, UNK],
         initial_alphabet=tk.pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     model.train_from_iterator(TEXTS, trainer)
+    model.add_tokens(["=)"])  # half punctuation: no punctuation token
     if prefix or suffix:
         marks = sorted({*prefix, *suffix})
         model.post_processor = tk.processors.TemplateProcessing(
@@ -225,12 +226,14 @@ CASES: dict[str, Case] = {
             t5_module, ("q", "k", "v"), "{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
         ),
         heads=4, kv_heads=4, scale=1.0, suffix=(EOS,), window=1024, decoder_start=0,
+        documents=lambda: BRIEF,
     ),
     "bart": Case(
         random_model("BartModel", pair_config("BartConfig", max_position_embeddings=128), 7),
         lambda: byte_tokenizer((BOS,), (EOS,)),
         pair_layers(bart_module, ("q_proj", "k_proj", "v_proj"), ""),
         heads=4, kv_heads=4, scale=8**-0.5, prefix=(BOS,), suffix=(EOS,), window=128, decoder_start=2,
+        documents=lambda: BRIEF,
     ),
     "vit": Case(
         random_model(

@@ -1,7 +1,8 @@
 """Three documents of different lengths, and what they must contain for every statistic to have targets.
 
 Repeated words (same token, induction), several sentences with quotes and brackets at their ends, punctuation inside
-and between words, characters of several bytes, a number with a point that ends no sentence.
+and between words, characters of several bytes, a number with a point that ends no sentence, a sign that is part
+punctuation and part not.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ LONG = (
 )
 MIDDLE = (
     "A query asks and a key answers. Does the query know the key? No; the query asks every key, and every key "
-    "answers (some of them loudly). A key that nobody asks answers nothing."
+    "answers (some of them loudly). A key that nobody asks answers nothing =)"
 )
 SHORT = "Keys, keys, keys! Who counted the keys? The clerk."
 TEXTS = [LONG, MIDDLE, SHORT]
+BRIEF = [LONG[:420], MIDDLE, SHORT]  # for models of six attention calls, to save time
 
 # Only for a tokenizer that has them: an unknown sign (never special), and a special token inside the text.
 STRANGE = [*TEXTS[:2], "Keys 𓀀 and keys 𓀀 again. The [MASK] counted the keys, the [MASK] counted the clerk!"]
