@@ -126,14 +126,18 @@ def row_pass(
     seen = keys_seen(call)
     lse = (_lse(call, seen) if call.lse is None else call.lse.float()).contiguous()
     columns = _feature_columns(features, (b, n_keys), q.dtype)
-    new = {"dtype": torch.float32, "device": q.device}
-    stats = torch.empty(len(STATS), b, h, n_rows, **new)
+
+    def new(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.float32, device=q.device)
+
+    stats = new(len(STATS), b, h, n_rows)
     visible = torch.empty(b, h, n_rows, dtype=torch.int32, device=q.device)
-    ak = torch.empty(b, h, n_rows, d, **new) if want_ak else None
-    ak2 = torch.empty(b, h, n_rows, d, **new) if want_ak2 else None
-    masses = None if columns is None else torch.empty(b, h, n_rows, MAX_FEATURES, **new)
+    ak = new(b, h, n_rows, d) if want_ak else None
+    ak2 = new(b, h, n_rows, d) if want_ak2 else None
+    masses = None if columns is None else new(b, h, n_rows, MAX_FEATURES)
     shift = seen_mean(k, seen) if want_ak2 else None
-    k2 = (k - shift[:, :, None]).square().to(k.dtype) if want_ak2 else None  # in registers the square would spill
+    # Squared here and loaded: in the kernel's registers the square would spill.
+    k2 = None if shift is None else (k - shift[:, :, None]).square().to(k.dtype)
     bias = None if call.bias is None else call.bias.expand(b, h, n_rows, n_keys)
     for number, (outputs, tile) in enumerate(launches(architecture(q.device), d, q.dtype, want_ak, want_ak2)):
         first = number == 0

@@ -24,10 +24,8 @@ def attnengine(monkeypatch):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["attnengine", *map(str, arguments)])
-        try:
+        with pytest.raises(SystemExit, match="0"):
             main()
-        except SystemExit as stop:
-            assert not stop.code
 
     return run
 
@@ -118,7 +116,8 @@ def test_batch_and_shard_sizes_change_nothing_that_is_printed(attnengine, run, t
     for name in ("heads", "neurons", "profiles"):
         mine, theirs = getattr(run, name), getattr(other, name)
         for column in mine.select_dtypes("float"):
-            scale = max(mine[column].abs().max(), 1e-9)
+            # A defect is rounding noise: only its distance from 0, in units of mass, says anything.
+            scale = 1.0 if "mass_defect" in column else max(mine[column].abs().max(), 1e-9)
             assert np.allclose(mine[column] / scale, theirs[column] / scale, atol=1e-4, equal_nan=True), column
     assert (run.tokens.position == other.tokens.position).all()
 

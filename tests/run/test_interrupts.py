@@ -24,7 +24,8 @@ def start(tiny_bert, corpus, output, *extra):
 def test_an_interrupted_run_resumes_to_the_same_bits(tiny_bert, corpus, tmp_path, which):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     undisturbed = start(tiny_bert, corpus, whole)
-    assert undisturbed.wait(timeout=300) == 0, undisturbed.stderr.read()
+    _, stderr = undisturbed.communicate(timeout=300)
+    assert undisturbed.returncode == 0, stderr
     stopped = start(tiny_bert, corpus, cut)
     deadline = time.monotonic() + 120
     while not list(cut.glob("shards/shard-*.safetensors")) and time.monotonic() < deadline:
