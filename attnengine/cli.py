@@ -178,8 +178,8 @@ def info(
 def explore(
     runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.", min=0, max=65535)] = 5006,
-    host: Annotated[str, typer.Option(help="Address; any but this machine's own needs --token.")] = "127.0.0.1",
-    token: Annotated[str | None, typer.Option(help="What visitors must bring.", envvar="ATTNENGINE_TOKEN")] = None,
+    host: Annotated[str, typer.Option(help="Address; others than this machine's need a token.")] = "127.0.0.1",
+    token: Annotated[str | None, typer.Option(help="That token [a random one].", envvar="ATTNENGINE_TOKEN")] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the default browser.")] = True,
 ) -> None:
     """Open the explorer on runs, in the browser, until Ctrl-C."""
