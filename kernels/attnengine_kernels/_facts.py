@@ -29,9 +29,9 @@ Array = np.ndarray[Any, Any]
 class Groups:
     """Keys sorted by token, by previous token, by sentence: row i's are ``order[begin[i]:end[i]]``. O(L) memory."""
 
-    order: Array  # (3, b, k) int32 key indices
-    begin: Array  # (3, b, q) int32
-    end: Array  # (3, b, q) int32; begin == end where the stream has no such fact
+    order: Array  # (b, 3, k) int32 key indices
+    begin: Array  # (b, 3, q) int32
+    end: Array  # (b, 3, q) int32; begin == end where the stream has no such fact
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Prepared:
     hidden: Array  # (1 or b, q, k) bool, or (0, 0, 0) where no bias hides a pair
     lo: Array  # (b, q) int32, clamped; lo == hi for rows that do not count
     hi: Array  # (b, q) int32
+    interval: Array  # (b, 2) int32: least lo, greatest hi of the rows that count
+    uniform: Array  # (b,) bool: all rows that count see that interval
     seen: Array  # (b, q) int32: visible keys of each row, 0 for rows that do not count
     key_rows: Array  # (b, k) int32: rows that see each key
     fair: Array  # (b, k) fp64: Σ_i 1[j visible to i] / n_i
@@ -54,7 +56,7 @@ class Prepared:
     placed: Array  # (b, 2) int32: the range of keys that have a position
     query_bin: Array  # (b, q) int32; PATTERN_BINS without position
     key_edges: Array  # (b, 33) int32: key index where each relative bin begins
-    patches: tuple[Array, Array]  # (b, q, 2), (b, k, 2) fp32; (0, 0, 0) for text
+    patches: tuple[Array, Array]  # (b, q, 2), (b, k, 2) fp32; (b, 0, 2) for text
     groups: Groups
     classes: Array  # (b, C, k) fp64 0/1: real keys of each class, then all real keys
     class_names: tuple[str, ...]
@@ -131,14 +133,19 @@ def prepare(
     groups = _groups(queries, keys, real, cross)
     query_bin = np.where(seen > 0, _bins(position), PATTERN_BINS).astype(np.int32)
     patches = _patches(queries, keys)
+    live = seen > 0
+    least, greatest = np.where(live, low, n_key).min(1), np.where(live, high, 0).max(1)
+    interval = np.stack([np.minimum(least, greatest), greatest], axis=1).astype(np.int32)
+    uniform = (~live | ((low == interval[:, :1]) & (high == interval[:, 1:]))).all(1)
     edges = np.array(profile_edges(longest), dtype=np.int64)  # (n_bins, 2)
     last = max(int(position.max(initial=0)), 0)
     step = np.arange(last + max(int(key_position.max(initial=0)), 0) + 1) - last  # key position - query position
     offset_bin = np.searchsorted(edges[:, 0], -step, side="right") - 1
     prepared = Prepared(
-        queries=queries, keys=keys, cross=cross, max_length=longest, given=(lo.clone(), hi.clone()), hidden=veil, lo=low,
-        hi=high, seen=seen, key_rows=key_rows, fair=fair, position=position, key_shift=key_shift.astype(np.int32),
-        placed=placed, query_bin=query_bin, key_edges=_key_edges(key_position, placed), patches=patches, groups=groups,
+        queries=queries, keys=keys, cross=cross, max_length=longest, given=(lo.clone(), hi.clone()), hidden=veil,
+        lo=low, hi=high, interval=interval, uniform=uniform, seen=seen, key_rows=key_rows, fair=fair,
+        position=position, key_shift=key_shift.astype(np.int32), placed=placed, query_bin=query_bin,
+        key_edges=_key_edges(key_position, placed), patches=patches, groups=groups,
         classes=classes.astype(np.float64), class_names=names, first=real.argmax(1).astype(np.int32),
         counted_keys=_array(keys.counted), offset_bin=offset_bin, counts={},
     )  # fmt: skip
@@ -171,14 +178,14 @@ def _key_edges(position: Array, placed: Array) -> Array:
 
 def _patches(queries: TokenFacts, keys: TokenFacts) -> tuple[Array, Array]:
     if queries.patch is None or keys.patch is None:
-        empty = np.zeros((0, 0, 0), np.float32)
+        empty = np.zeros((len(queries.real), 0, 2), np.float32)
         return empty, empty
     return _array(queries.patch).astype(np.float32), _array(keys.patch).astype(np.float32)
 
 
 def _groups(queries: TokenFacts, keys: TokenFacts, real: Array, cross: bool) -> Groups:
     (b, n_query), n_key = queries.real.shape, keys.real.shape[1]
-    shapes = ((3, b, n_key), (3, b, n_query), (3, b, n_query))
+    shapes = ((b, 3, n_key), (b, 3, n_query), (b, 3, n_query))
     order, begin, end = (np.zeros(shape, np.int32) for shape in shapes)
     kinds: list[tuple[int, Array, Array, Array]] = []
     if queries.token_id is not None and keys.token_id is not None:
@@ -193,9 +200,9 @@ def _groups(queries: TokenFacts, keys: TokenFacts, real: Array, cross: bool) -> 
         for w in range(b):
             members = np.flatnonzero(allowed[w])
             members = members[np.argsort(theirs[w, members], kind="stable")]
-            order[kind, w, : len(members)] = members
-            begin[kind, w] = np.searchsorted(theirs[w, members], mine[w], side="left")
-            end[kind, w] = np.searchsorted(theirs[w, members], mine[w], side="right")
+            order[w, kind, : len(members)] = members
+            begin[w, kind] = np.searchsorted(theirs[w, members], mine[w], side="left")
+            end[w, kind] = np.searchsorted(theirs[w, members], mine[w], side="right")
     return Groups(order, begin, end)
 
 
@@ -235,7 +242,7 @@ def _count(p: Prepared, counted: Array, classes: Array, n_bins: int) -> HeadSums
     return {name: torch.from_numpy(np.ascontiguousarray(value, dtype=np.float64)) for name, value in counts.items()}
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def own_key(position, key_shift, cross):
     """Index of the key that is the query itself, or -2: without a position, and in cross-attention, there is none."""
     if cross or position < 0 or position + key_shift < 0:
@@ -285,14 +292,14 @@ def _count_groups(lo, hi, hidden, position, key_shift, cross, order, begin, end,
             own = own_key(position[w, i], key_shift[w], cross)
             for kind in (SAME_TOKEN, INDUCTION):
                 following = own + 1 if kind == INDUCTION and own >= 0 else -2
-                for g in range(begin[kind, w, i], end[kind, w, i]):
-                    j = order[kind, w, g]
+                for g in range(begin[w, kind, i], end[w, kind, i]):
+                    j = order[w, kind, g]
                     if lo[w, i] <= j < hi[w, i] and j != own and j != following and _visible(hidden, w, i, j):
                         counts[w, kind] += 1
                         break
             same = 0
-            for g in range(begin[SENTENCE, w, i], end[SENTENCE, w, i]):
-                j = order[SENTENCE, w, g]
+            for g in range(begin[w, SENTENCE, i], end[w, SENTENCE, i]):
+                j = order[w, SENTENCE, g]
                 same += lo[w, i] <= j < hi[w, i] and _visible(hidden, w, i, j)
             for j in range(lo[w, i], hi[w, i]):
                 if real[w, j] and _visible(hidden, w, i, j):
@@ -320,7 +327,7 @@ def _count_offsets(lo, hi, hidden, position, key_shift, placed, query_patch, key
                     continue
                 step = j - key_shift[w] - position[w, i]
                 far = float(abs(step))
-                if key_patch.shape[0]:
+                if key_patch.shape[1]:
                     dr = query_patch[w, i, 0] - key_patch[w, j, 0]
                     dc = query_patch[w, i, 1] - key_patch[w, j, 1]
                     far = np.sqrt(float(dr) * dr + float(dc) * dc)

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-from numba import njit, prange
+from numba import njit
 
 ADD = {"reassoc", "contract", "nsz"}
 
@@ -22,46 +21,71 @@ QK, SQUARE, POSITIVE, NEAR, NEAR_SQUARE, NEAR_DISTANCE, SHARE, LOW, HIGH = range
 P_KEY, P_SQUARE, P_POSITIVE, P_NEGATIVE, P_UNIT, P_NEAR, P_NEAR_SQUARE, P_MOMENT = range(8)
 
 
-@njit(cache=True, nogil=True, fastmath=ADD)
-def _prefixes(key, placed, key_shift):
-    """(k + 1, 8, d) fp64: sums over the keys before each."""
-    n, d = key.shape
-    sums = np.zeros((n + 1, 8, d))
-    for j in range(n):
-        norm = 0.0
-        for e in range(d):
-            norm += float(key[j, e]) * key[j, e]
-        unit = 1 / math.sqrt(norm) if norm != 0 else 0.0
+# LLVM vectorises a loop only if few arrays could overlap (it checks at most eight pairs): hence the small loops.
+
+
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
+def _step(old, new, x, factor):
+    for e in range(x.shape[0]):
+        new[e] = old[e] + factor * x[e]
+
+
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
+def _add(x, factor, out):
+    for e in range(x.shape[0]):
+        out[e] += factor * x[e]
+
+
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
+def _step_square(old, new, x, factor):
+    for e in range(x.shape[0]):
+        v = float(x[e])
+        new[e] = old[e] + factor * v * v
+
+
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
+def _step_sign(old, new, x, sign):
+    for e in range(x.shape[0]):
+        new[e] = old[e] + (1.0 if sign * x[e] > 0 else 0.0)
+
+
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
+def _norm(x):
+    square = 0.0
+    for e in range(x.shape[0]):
+        square += float(x[e]) * x[e]
+    return math.sqrt(square)
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def _prefixes(key, placed, key_shift, sums):
+    """Sets ``sums`` (k + 1, 8, d) fp64: sums over the keys before each."""
+    sums[0] = 0.0
+    for j in range(key.shape[0]):
+        k, old, new = key[j], sums[j], sums[j + 1]
+        norm = _norm(k)
         near = 1.0 if placed[0] <= j < placed[1] else 0.0
-        position = near * (j - key_shift)
-        old, new = sums[j], sums[j + 1]
-        for e in range(d):
-            k = float(key[j, e])
-            new[P_KEY, e] = old[P_KEY, e] + k
-            new[P_SQUARE, e] = old[P_SQUARE, e] + k * k
-            new[P_POSITIVE, e] = old[P_POSITIVE, e] + (1.0 if k > 0 else 0.0)
-            new[P_NEGATIVE, e] = old[P_NEGATIVE, e] + (1.0 if k < 0 else 0.0)
-            new[P_UNIT, e] = old[P_UNIT, e] + k * unit
-            new[P_NEAR, e] = old[P_NEAR, e] + near * k
-            new[P_NEAR_SQUARE, e] = old[P_NEAR_SQUARE, e] + near * k * k
-            new[P_MOMENT, e] = old[P_MOMENT, e] + position * k
-    return sums
+        _step(old[P_KEY], new[P_KEY], k, 1.0)
+        _step_square(old[P_SQUARE], new[P_SQUARE], k, 1.0)
+        _step_sign(old[P_POSITIVE], new[P_POSITIVE], k, 1.0)
+        _step_sign(old[P_NEGATIVE], new[P_NEGATIVE], k, -1.0)
+        _step(old[P_UNIT], new[P_UNIT], k, 1 / norm if norm != 0 else 0.0)
+        _step(old[P_NEAR], new[P_NEAR], k, near)
+        _step_square(old[P_NEAR_SQUARE], new[P_NEAR_SQUARE], k, near)
+        _step(old[P_MOMENT], new[P_MOMENT], k, near * (j - key_shift))
 
 
-@njit(cache=True, nogil=True)
-def _extreme_table(key, start, moving):
-    """(levels, 2, k, d): least and greatest of 2^level keys from j; level 0 alone is running from ``start`` if lo
-    does not move.
+@njit(cache=True, nogil=True, _nrt=False)
+def _extreme_table(key, start, table):
+    """Sets ``table`` (levels, 2, k, d): least and greatest of the 2^level keys from j on.
+
+    A single level holds running extremes from ``start`` instead: all that rows need whose lo does not move.
     """
-    n, d = key.shape
-    levels = 1
-    while moving and 2**levels <= n:
-        levels += 1
-    table = np.empty((levels, 2, n, d), key.dtype)
+    levels, _, n, d = table.shape
     for j in range(n):
         for e in range(d):
             table[0, 0, j, e] = table[0, 1, j, e] = key[j, e]
-            if not moving and j > start:
+            if levels == 1 and j > start:
                 table[0, 0, j, e] = min(table[0, 0, j - 1, e], key[j, e])
                 table[0, 1, j, e] = max(table[0, 1, j - 1, e], key[j, e])
     for level in range(1, levels):
@@ -70,179 +94,179 @@ def _extreme_table(key, start, moving):
             for e in range(d):
                 table[level, 0, j, e] = min(table[level - 1, 0, j, e], table[level - 1, 0, j + half, e])
                 table[level, 1, j, e] = max(table[level - 1, 1, j, e], table[level - 1, 1, j + half, e])
-    return table
 
 
-@njit(cache=True, nogil=True, fastmath=ADD)
-def _row_extremes(q, table, lo, hi, moving, out):
-    level = 0
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
+def _fold_extremes(q, low_a, low_b, high_a, high_b, sign, out):
+    """Raises out to sign q k over the two blocks): the greatest product for sign 1, minus the least for -1."""
+    for e in range(q.shape[0]):
+        low = low_a[e] if low_a[e] < low_b[e] else low_b[e]
+        high = high_a[e] if high_a[e] > high_b[e] else high_b[e]
+        x = sign * q[e]
+        product = x * low if x < 0 else x * high
+        out[e] = product if product > out[e] else out[e]
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def _row_extremes(q, table, lo, hi, least, most):
+    level, moving = 0, table.shape[0] > 1
     while moving and 2 ** (level + 1) <= hi - lo:
         level += 1
     right = hi - 2**level
     left = lo if moving else right
+    low_a, low_b, high_a, high_b = (
+        table[level, 0, left],
+        table[level, 0, right],
+        table[level, 1, left],
+        table[level, 1, right],
+    )
+    _fold_extremes(q, low_a, low_b, high_a, high_b, -1.0, least)
+    _fold_extremes(q, low_a, low_b, high_a, high_b, 1.0, most)
+
+
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
+def _times(q, before, after, out):
     for e in range(q.shape[0]):
-        low = min(table[level, 0, left, e], table[level, 0, right, e])
-        high = max(table[level, 1, left, e], table[level, 1, right, e])
-        a, b = float(q[e]) * low, float(q[e]) * high
-        out[LOW, e] = min(out[LOW, e], a if a < b else b)
-        out[HIGH, e] = max(out[HIGH, e], b if a < b else a)
+        out[e] += q[e] * (after[e] - before[e])
 
 
-@njit(cache=True, nogil=True, fastmath=ADD)
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
+def _times_square(q, before, after, out):
+    for e in range(q.shape[0]):
+        x = float(q[e])
+        out[e] += x * x * (after[e] - before[e])
+
+
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
+def _times_sign(q, before, after, sign, out):
+    for e in range(q.shape[0]):
+        out[e] += (after[e] - before[e]) if sign * q[e] > 0 else 0.0
+
+
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
+def _dot(q, before, after):
+    total = 0.0
+    for e in range(q.shape[0]):
+        total += q[e] * (after[e] - before[e])
+    return total
+
+
+@njit(cache=True, nogil=True, _nrt=False)
 def _row_sums(q, before, after, out):
     """Adds one row's moments; returns Σ_j of its cosines."""
-    norm, cosine = 0.0, 0.0
+    _times(q, before[P_KEY], after[P_KEY], out[QK])
+    _times_square(q, before[P_SQUARE], after[P_SQUARE], out[SQUARE])
+    _times_sign(q, before[P_POSITIVE], after[P_POSITIVE], 1.0, out[POSITIVE])
+    _times_sign(q, before[P_NEGATIVE], after[P_NEGATIVE], -1.0, out[POSITIVE])
+    norm = _norm(q)
+    return _dot(q, before[P_UNIT], after[P_UNIT]) / norm if norm != 0 else 0.0
+
+
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
+def _times_distance(q, position, number_before, number, number_after, before, middle, after, out):
+    """Adds q Σ_j |i - j| k_j = q (i (left - right) - (moment left - moment right))."""
     for e in range(q.shape[0]):
-        x = float(q[e])
-        out[QK, e] += x * (after[P_KEY, e] - before[P_KEY, e])
-        out[SQUARE, e] += x * x * (after[P_SQUARE, e] - before[P_SQUARE, e])
-        positive = after[P_POSITIVE, e] - before[P_POSITIVE, e]
-        negative = after[P_NEGATIVE, e] - before[P_NEGATIVE, e]
-        out[POSITIVE, e] += positive if x > 0 else (negative if x < 0 else 0.0)
-        norm += x * x
-        cosine += x * (after[P_UNIT, e] - before[P_UNIT, e])
-    return cosine / math.sqrt(norm) if norm != 0 else 0.0
+        count = 2 * number[e] - number_before[e] - number_after[e]
+        moment = 2 * middle[e] - before[e] - after[e]
+        out[e] += q[e] * (position * count - moment)
 
 
-@njit(cache=True, nogil=True, fastmath=ADD)
+@njit(cache=True, nogil=True, _nrt=False)
 def _row_distance(q, position, images, before, middle, after, out):
-    """Moments over keys with a position; Σ_j |i - j| k_j = i (left - right) - (moment left - moment right).
+    """Moments over keys with a position. Images have other distances, see :func:`patch_pass`."""
+    _times(q, before[P_NEAR], after[P_NEAR], out[NEAR])
+    _times_square(q, before[P_NEAR_SQUARE], after[P_NEAR_SQUARE], out[NEAR_SQUARE])
+    if not images:
+        _times_distance(
+            q, position, before[P_NEAR], middle[P_NEAR], after[P_NEAR], before[P_MOMENT], middle[P_MOMENT],
+            after[P_MOMENT], out[NEAR_DISTANCE],
+        )  # fmt: skip
 
-    Images have other distances: theirs are added by :func:`_patch_distances`.
-    """
-    text = 0.0 if images else 1.0
+
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
+def _add_product(weight, q, x, out):
     for e in range(q.shape[0]):
-        x = float(q[e])
-        out[NEAR, e] += x * (after[P_NEAR, e] - before[P_NEAR, e])
-        out[NEAR_SQUARE, e] += x * x * (after[P_NEAR_SQUARE, e] - before[P_NEAR_SQUARE, e])
-        number = 2 * middle[P_NEAR, e] - before[P_NEAR, e] - after[P_NEAR, e]
-        moment = 2 * middle[P_MOMENT, e] - before[P_MOMENT, e] - after[P_MOMENT, e]
-        out[NEAR_DISTANCE, e] += text * x * (position * number - moment)
+        out[e] += weight * q[e] * x[e]
 
 
-@njit(cache=True, nogil=True, fastmath=ADD)
-def _add_squares(second, key, centre, begin, end):
-    """Adds Σ_j (k_j - k̄)(k_j - k̄)ᵀ over [begin, end), two keys at a time."""
-    d = key.shape[1]
-    for j in range(begin, end, 2):
-        other = j + 1 if j + 1 < end else j
-        weight = 1.0 if j + 1 < end else 0.0
-        for a in range(d):
-            left = key[j, a] - centre[a]
-            right = weight * (key[other, a] - centre[a])
-            line = second[a]
-            for e in range(d):
-                line[e] += left * (key[j, e] - centre[e]) + right * (key[other, e] - centre[e])
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
+def _centred_sum(before, after, centre, n, total):
+    for e in range(total.shape[0]):
+        total[e] = after[e] - before[e] - n * centre[e]
 
 
-@njit(cache=True, nogil=True, fastmath=ADD)
-def _apply(second, q, out):
-    out[:] = 0.0
-    for a in range(q.shape[0]):
-        x = float(q[a])
-        line = second[a]
-        for e in range(q.shape[0]):
-            out[e] += x * line[e]
-
-
-@njit(cache=True, nogil=True, fastmath=ADD)
-def _shares(query, key, centre, edge, order, lo, hi, sign, start, out):
-    """Adds ±(1/n_i) q_i ⊙ (Σ_{j < edge_i} k_j k_jᵀ) q_i to the shares of each head of the group, keys centred."""
-    d = key.shape[1]
-    second, product, done = np.zeros((d, d)), np.empty(d), start
-    for at in range(order.shape[0]):
-        i = order[at]
-        if hi[i] <= lo[i]:
-            continue
-        if edge[i] > done:
-            _add_squares(second, key, centre, done, edge[i])
-            done = edge[i]
-        if done == start:
-            continue
-        for head in range(query.shape[0]):
-            q = query[head, i]
-            _apply(second, q, product)
-            weight = sign / (hi[i] - lo[i])
-            for e in range(d):
-                out[head, SHARE, e] += weight * q[e] * product[e]
-
-
-@njit(cache=True, nogil=True, fastmath=ADD)
-def _mean_part(q, before, after, centre, n, out):
-    """Takes q ⊙ S (S · q) / n² off the share, S the row's sum of centred keys."""
-    dot = 0.0
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
+def _inner(q, x):
+    total = 0.0
     for e in range(q.shape[0]):
-        dot += q[e] * (after[P_KEY, e] - before[P_KEY, e] - n * centre[e])
-    for e in range(q.shape[0]):
-        out[SHARE, e] -= q[e] * (after[P_KEY, e] - before[P_KEY, e] - n * centre[e]) * dot / (n * n)
+        total += q[e] * x[e]
+    return total
 
 
-@njit(cache=True, nogil=True, fastmath=ADD)
-def _patch_distances(query, key, position, here, patches, placed, lo, hi, out):
-    """Σ_j distance · k_j per row (images: Euclidean, which does not factor), then times q for each head."""
-    total = np.empty(key.shape[1])
-    for i in range(query.shape[1]):
-        if position[i] < 0:
-            continue
-        total[:] = 0.0
-        for j in range(max(lo[i], placed[0]), min(hi[i], placed[1])):
-            dr, dc = float(here[i, 0] - patches[j, 0]), float(here[i, 1] - patches[j, 1])
-            far = math.sqrt(dr * dr + dc * dc)
-            for e in range(total.shape[0]):
-                total[e] += far * key[j, e]
-        for head in range(query.shape[0]):
-            for e in range(total.shape[0]):
-                out[head, NEAR_DISTANCE, e] += query[head, i, e] * total[e]
+@njit(cache=True, nogil=True, _nrt=False)
+def _negate(x):
+    for e in range(x.shape[0]):
+        x[e] = -x[e]
 
 
-@njit(cache=True, nogil=True)
-def _scan_group(q, k, mean, lo, hi, by_lo, by_hi, position, key_shift, placed, images, cross, out, cosine):
+@njit(cache=True, nogil=True, _nrt=False)
+def _scan_group(
+    q, k, mean, start, lo, hi, position, key_shift, placed, images, cross, prefix, table, total, out, cosine
+):
     """All of one key head and the ``group`` query heads that read it, but the distances of images."""
-    start, last_start = k.shape[0], 0
-    for i in range(q.shape[1]):
-        if lo[i] < hi[i]:
-            start, last_start = min(start, lo[i]), max(last_start, lo[i])
-    if start == k.shape[0]:
-        return
-    moving = start != last_start
-    prefix = _prefixes(k, placed, key_shift)
-    table = _extreme_table(k, start, moving)
+    _prefixes(k, placed, key_shift, prefix)
+    _extreme_table(k, start, table)
+    for head in range(q.shape[0]):
+        _negate(out[head, LOW])  # _fold_extremes takes minus the least
     for i in range(q.shape[1]):
         first, end = lo[i], hi[i]
         if first >= end:
             continue
-        middle = min(max(position[i] + key_shift + 1, first), end)
+        n, middle = end - first, min(max(position[i] + key_shift + 1, first), end)
+        _centred_sum(prefix[first, P_KEY], prefix[end, P_KEY], mean, n, total)
         for head in range(q.shape[0]):
             row = q[head, i]
             cosine[head] += _row_sums(row, prefix[first], prefix[end], out[head])
-            _row_extremes(row, table, first, end, moving, out[head])
-            _mean_part(row, prefix[first], prefix[end], mean, end - first, out[head])
+            _row_extremes(row, table, first, end, out[head, LOW], out[head, HIGH])
+            _add_product(-_inner(row, total) / (float(n) * n), row, total, out[head, SHARE])
             if not cross and position[i] >= 0:
                 _row_distance(row, position[i], images, prefix[first], prefix[middle], prefix[end], out[head])
-    _shares(q, k, mean, hi, by_hi, lo, hi, 1.0, start, out)
-    if moving:
-        _shares(q, k, mean, lo, by_lo, lo, hi, -1.0, start, out)
+    for head in range(q.shape[0]):
+        _negate(out[head, LOW])
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def scan_pass(
-    query, key, centre, lo, hi, by_lo, by_hi, position, key_shift, placed, query_patch, key_patch, cross, sums, cosine
+    query, key, centre, start, lo, hi, position, key_shift, placed, images, cross, prefix, table, total, sums, cosine
 ):
-    """Adds to ``sums`` (b, h, len(NEURON_SUMS), d) and ``cosine`` (b, h), fp64; one key head per turn of a thread.
+    """Adds to ``sums`` (h, len(NEURON_SUMS), d) and ``cosine`` (h,), fp64, for heads of one window.
 
-    ``query`` (b, h, q, d) and ``key`` (b, hkv, k, d), zeros where nobody counts them; ``centre`` (b, hkv, d) fp64 the
-    mean key; ``by_lo``, ``by_hi`` (b, q) the rows in ascending order of lo and hi. The share lacks its factor scale².
+    ``query`` (h, q, d) and ``key`` (hkv, k, d), zeros where nobody counts them; ``centre`` (hkv, d) fp64 the mean key;
+    ``lo``, ``hi``, ``position`` (q,), ``start`` the least lo. Room to work in: ``prefix`` (k + 1, 8, d) fp64, ``table``
+    (levels, 2, k, d) fp32, one level if lo does not move, else log2(k) + 1, ``total`` (d,) fp64. Of the share this is
+    - Σ_i q_i ⊙ S_i (S_i · q_i) / n_i², S_i the row's sum of centred keys; the distances of images are missing, see
+    :func:`patch_pass`.
     """
-    b, hkv = key.shape[:2]
-    group = query.shape[1] // hkv
-    for turn in prange(b * hkv):
-        w, one = turn // hkv, turn % hkv
+    group = query.shape[0] // key.shape[0]
+    for one in range(key.shape[0]):
         first, end = one * group, (one + 1) * group
-        images = key_patch.shape[0] > 0
-        q, out = query[w, first:end], sums[w, first:end]
         _scan_group(
-            q, key[w, one], centre[w, one], lo[w], hi[w], by_lo[w], by_hi[w], position[w], key_shift[w], placed[w],
-            images, cross, out, cosine[w, first:end],
+            query[first:end], key[one], centre[one], start, lo, hi, position, key_shift, placed, images, cross, prefix,
+            table, total, sums[first:end], cosine[first:end],
         )  # fmt: skip
-        if images and not cross:
-            _patch_distances(q, key[w, one], position[w], query_patch[w], key_patch[w], placed[w], lo[w], hi[w], out)
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def patch_pass(query, key, lo, hi, position, placed, query_patch, key_patch, total, sums):
+    """Adds Σ distance · q k for images, O(q k d): Euclidean distances do not factor. Patches (q, 2), (k, 2) fp32."""
+    group = query.shape[0] // key.shape[0]
+    for one in range(key.shape[0]):
+        for i in range(query.shape[1]):
+            if position[i] < 0:
+                continue
+            total[:] = 0.0
+            for j in range(max(lo[i], placed[0]), min(hi[i], placed[1])):
+                dr, dc = query_patch[i, 0] - key_patch[j, 0], query_patch[i, 1] - key_patch[j, 1]
+                _add(key[one, j], math.sqrt(float(dr * dr + dc * dc)), total)
+            for head in range(one * group, (one + 1) * group):
+                _add_product(1.0, query[head, i], total, sums[head, NEAR_DISTANCE])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from attnengine_kernels._scan import (
     ADD,
@@ -63,29 +63,26 @@ def _row_share(q, key, centre, veil, begin, end, n, out):
     return cosine
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@njit(cache=True, nogil=True)
 def scan_hidden_pass(
     query, key, centre, lo, hi, seen, hidden, position, key_shift, placed, query_patch, key_patch, cross, sums, cosine
 ):
-    """As :func:`._scan.scan_pass`, O(q k d), with ``hidden`` (1 or b, q, k) bool and ``seen`` (b, q) visible keys."""
-    b, h = query.shape[:2]
-    for turn in prange(b * h):
-        w, head = turn // h, turn % h
-        k, out = key[w, head * key.shape[1] // h], sums[w, head]
-        mean = centre[w, head * key.shape[1] // h]
-        for i in range(query.shape[2]):
-            if seen[w, i] == 0:
+    """As :func:`._scan.scan_pass`, whole and O(q k d), with ``hidden`` (q, k) bool and ``seen`` (q,) visible keys."""
+    group = query.shape[0] // key.shape[0]
+    for head in range(query.shape[0]):
+        k, mean, out = key[head // group], centre[head // group], sums[head]
+        for i in range(query.shape[1]):
+            if seen[i] == 0:
                 continue
-            q, veil = query[w, head, i], hidden[w % hidden.shape[0], i]
-            cosine[w, head] += _row_share(q, k, mean, veil, lo[w, i], hi[w, i], seen[w, i], out)
-            for j in range(lo[w, i], hi[w, i]):
+            q, veil = query[head, i], hidden[i]
+            cosine[head] += _row_share(q, k, mean, veil, lo[i], hi[i], seen[i], out)
+            for j in range(lo[i], hi[i]):
                 if veil[j]:
                     continue
                 near, far = 0.0, 0.0
-                if not cross and position[w, i] >= 0 and placed[w, 0] <= j < placed[w, 1]:
-                    near, far = 1.0, float(abs(j - key_shift[w] - position[w, i]))
+                if not cross and position[i] >= 0 and placed[0] <= j < placed[1]:
+                    near, far = 1.0, float(abs(j - key_shift - position[i]))
                     if key_patch.shape[0] > 0:
-                        dr = float(query_patch[w, i, 0] - key_patch[w, j, 0])
-                        dc = float(query_patch[w, i, 1] - key_patch[w, j, 1])
-                        far = math.sqrt(dr * dr + dc * dc)
+                        dr, dc = query_patch[i, 0] - key_patch[j, 0], query_patch[i, 1] - key_patch[j, 1]
+                        far = math.sqrt(float(dr * dr + dc * dc))
                 _pair(q, k[j], near, far, out)

@@ -1,86 +1,125 @@
-"""Queries and keys made ready for the tiles: poison out, keys about their mean, the score's common part per row."""
+"""Queries and keys of one window made ready for the tiles: poison out, keys about their mean, lengths, totals.
+
+They come as flat fp32 memory with the strides of (window, head, row): transformers hands out transposed views.
+"""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 ADD = {"reassoc", "contract", "nsz"}
+TURN = 16  # keys transposed at a time: a cache line of each dimension
 
 
-@njit(cache=True, nogil=True, fastmath=ADD)
-def _key_stream(key, rows, counted, clean, both, centre):
-    n_keys, d = key.shape
-    number, norms = 0, 0.0
-    for j in range(n_keys):
-        if rows[j] == 0 and not counted[j]:
-            continue
-        square = 0.0
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
+def _copy(row, clean, total):
+    """Copies a row and adds it to ``total``; returns its length."""
+    square = np.float32(0.0)
+    for e in range(row.shape[0]):
+        clean[e] = row[e]
+        square += row[e] * row[e]
+    for e in range(row.shape[0]):
+        total[e] += clean[e]
+    return math.sqrt(float(square))
+
+
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
+def _length(row):
+    square = np.float32(0.0)
+    for e in range(row.shape[0]):
+        square += row[e] * row[e]
+    return math.sqrt(float(square))
+
+
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
+def _about(row, centre, about, squares):
+    for e in range(row.shape[0]):
+        about[e] = row[e] - centre[e]
+    for e in range(row.shape[0]):
+        squares[e] = about[e] * about[e]
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def _turn(both, turned):
+    d, n_keys = turned.shape
+    for block in range(0, n_keys, TURN):
         for e in range(d):
-            square += float(key[j, e]) * key[j, e]
-        norms += math.sqrt(square) if counted[j] else 0.0
-        if rows[j] > 0:
-            number += 1
-            for e in range(d):
-                clean[j, e] = key[j, e]
-                centre[e] += key[j, e]
-    for e in range(d):
-        centre[e] /= max(number, 1)
-    for j in range(n_keys):
-        if rows[j] > 0:
-            for e in range(d):
-                k = np.float32(clean[j, e] - centre[e])
-                both[j, e] = k
-                both[j, d + e] = k * k
-    return norms
+            for j in range(block, min(block + TURN, n_keys)):
+                turned[e, j] = both[j, e]
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def key_streams(key, key_rows, counted, clean, both, centre, norms):
-    """Fills, from keys (b, hkv, k, d) fp32, ``key_rows`` (b, k) rows that see each and ``counted`` (b, k) bool:
+@njit(cache=True, nogil=True, _nrt=False)
+def key_stream(key, strides, w, first, rows, counted, clean, both, turned, norm, centre, norms):
+    """Sets, for the key heads from ``first``, with ``rows`` (k,) rows that see each key and ``counted`` (k,) bool:
 
-    ``clean`` (b, hkv, k, d) fp32, left 0 where no row sees the key; ``both`` (b, hkv, k, 2 d) fp32,
-    [k - k̄ | (k - k̄)²]; the mean seen key ``centre`` k̄ (b, hkv, d) fp64; ``norms`` (b, hkv), Σ |k| of counted keys.
+    ``clean`` (heads, k, d) fp32, 0 where no row sees the key; ``both`` (heads, k, 2 d) fp32, [k - k̄ | (k - k̄)²], and
+    ``turned`` (heads, d, k), its first half transposed, which products read faster; ``norm`` (heads, k) fp64 |k|; the
+    mean seen key ``centre`` k̄ (heads, d) fp64; ``norms`` (heads,), Σ |k| of counted keys.
     """
-    b, hkv = key.shape[:2]
-    for turn in prange(b * hkv):
-        w, one = turn // hkv, turn % hkv
-        norms[w, one] = _key_stream(key[w, one], key_rows[w], counted[w], clean[w, one], both[w, one], centre[w, one])
+    heads, n_keys, d = clean.shape
+    for one in range(heads):
+        number, total, mean = 0, 0.0, centre[one]
+        mean[:] = 0.0
+        for j in range(n_keys):
+            at = w * strides[0] + (first + one) * strides[1] + j * strides[2]
+            if rows[j] > 0:
+                number += 1
+                norm[one, j] = _copy(key[at : at + d], clean[one, j], mean)
+            else:
+                norm[one, j] = _length(key[at : at + d]) if counted[j] else 0.0
+                clean[one, j] = 0.0
+            total += norm[one, j] if counted[j] else 0.0
+        norms[one] = total
+        for e in range(d):
+            mean[e] /= max(number, 1)
+        for j in range(n_keys):
+            if rows[j] > 0:
+                _about(clean[one, j], mean, both[one, j, :d], both[one, j, d:])
+            else:
+                both[one, j] = 0.0
+        _turn(both[one], turned[one])
 
 
-@njit(cache=True, nogil=True, fastmath=ADD)
-def _query_stream(query, seen, centre, scale, clean, scaled, shift, totals):
-    norms = 0.0
-    for i in range(query.shape[0]):
-        if seen[i] == 0:
-            continue
-        square, common = 0.0, 0.0
-        for e in range(query.shape[1]):
-            x = float(query[i, e])
-            clean[i, e] = query[i, e]
-            scaled[i, e] = np.float32(scale * x)
-            square += x * x
-            common += x * centre[e]
-            totals[0, e] += x
-            totals[1, e] += x * x
-        norms += math.sqrt(square)
-        shift[i] = scale * common
-    return norms
+@njit(cache=True, nogil=True, _nrt=False)
+def value_stream(value, strides, w, first, d, rows, norm):
+    """Sets ``norm`` (heads, k) fp32 to |v|, 0 where no row sees the key."""
+    for one in range(norm.shape[0]):
+        for j in range(norm.shape[1]):
+            at = w * strides[0] + (first + one) * strides[1] + j * strides[2]
+            norm[one, j] = _length(value[at : at + d]) if rows[j] > 0 else 0.0
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def query_streams(query, seen, centre, scale, clean, scaled, shift, totals, norms):
-    """Fills, from queries (b, h, q, d) fp32, ``seen`` (b, q), 0 for rows that do not count, and ``centre`` = k̄:
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
+def _add_squares(row, centre, total):
+    """Adds the row's squares to ``total``; returns row · centre."""
+    common = 0.0
+    for e in range(row.shape[0]):
+        x = float(row[e])
+        total[e] += x * x
+        common += x * centre[e]
+    return common
 
-    ``clean`` and ``scaled`` = scale · clean, (b, h, q, d) fp32, left 0 in rows that do not count; the scores' common
-    part ``shift`` = scale q · k̄ (b, h, q) fp64; ``totals`` (b, h, 2, d) fp64, Σ q and Σ q²; ``norms`` (b, h), Σ |q|.
+
+@njit(cache=True, nogil=True, _nrt=False)
+def query_stream(query, strides, w, first, seen, centre, scale, clean, norm, shift, totals, norms):
+    """Sets, for the query heads from ``first``, with ``seen`` (q,), 0 for rows that do not count, and their k̄:
+
+    ``clean`` (heads, q, d) fp32, 0 in rows that do not count; ``norm`` (heads, q) fp64 |q|; the scores' common part
+    ``shift`` = scale q · k̄ (heads, q) fp64; ``totals`` (heads, 2, d) fp64, Σ q and Σ q²; ``norms`` (heads,), Σ |q|.
     """
-    b, h = query.shape[:2]
-    for turn in prange(b * h):
-        w, head = turn // h, turn % h
-        norms[w, head] = _query_stream(
-            query[w, head], seen[w], centre[w, head * centre.shape[1] // h], scale, clean[w, head], scaled[w, head],
-            shift[w, head], totals[w, head],
-        )  # fmt: skip
+    heads, n_rows, d = clean.shape
+    for one in range(heads):
+        mean = centre[one * centre.shape[0] // heads]
+        norms[one], totals[one] = 0.0, 0.0
+        for i in range(n_rows):
+            if seen[i] == 0:
+                clean[one, i] = 0.0
+                norm[one, i] = shift[one, i] = 0.0
+                continue
+            at = w * strides[0] + (first + one) * strides[1] + i * strides[2]
+            norm[one, i] = _copy(query[at : at + d], clean[one, i], totals[one, 0])
+            shift[one, i] = scale * _add_squares(clean[one, i], mean, totals[one, 1])
+            norms[one] += norm[one, i]

@@ -1,10 +1,9 @@
 """One compiled pass over a tile of scores, while it is in the L2 cache: everything about the pattern but A K.
 
-A tile holds u_ij = c q_i · (k_j - k̄) for all heads of a window, a block of query rows and the keys they see. The
-score's common part c q_i · k̄ and lse_i come per row in fp64, so that p = exp(u + (c q·k̄ - lse)) keeps its digits
+A tile holds u_ij = q_i · (k_j - k̄) for all heads of a window, a block of query rows and the keys they see. The
+score's common part c q_i · k̄ and lse_i come per row in fp64, so that p = exp(c u + (c q·k̄ - lse)) keeps its digits
 where all scores share a large offset. The pass turns u into p in place, for the matrix product with [K | K²] that
-follows. Sums over one row are fp32, sums over rows fp64, heads are shared among threads, no two threads add to the
-same number: same input, same bits.
+follows. Sums over one row are fp32, sums over rows fp64, in a fixed order: same input, same bits.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
-from attnengine_kernels._exp import ZERO, f32, fast_exp, fast_tanh, least, most
+from attnengine_kernels._exp import LOG2E, ZERO, f32, fast_exp2, fast_tanh, least, most
 from attnengine_kernels._facts import INDUCTION, SAME_TOKEN, SENTENCE, own_key
 from attnengine_kernels.sums import PATTERN_BINS
 
@@ -27,13 +26,14 @@ SUMS = (
 (ENTROPY, NORMALIZED, P_MAX, OFFSET, DISTANCE, SAME, INDUCED, SAME_SENTENCE, SINK, DEFECT, SCORE, WITHIN, BETWEEN,
  VALUE_FIRST, VALUE_FIRST_N, SCORE_MIN, SCORE_MAX, DEFECT_MAX) = range(len(SUMS))  # fmt: skip
 
-HIDDEN = f32(-1e4)  # u of a pair that a bias of -inf hides: exp gives 0, and 0 · u is 0
+HIDDEN = f32(-1e4)  # u of a pair that a bias of -inf hides: exp gives (as good as) 0
 FAINT = -60.0  # log p_max below which fp32 would lose the row: it is normalised by itself, its masses are 0
 ADD = {"reassoc", "contract", "nsz", "arcp"}  # sums may be split over vector lanes; NaN and infinity keep their meaning
 
 
-@njit(cache=True, nogil=True, fastmath=ADD)
-def _moments(row):
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
+def _moments(row, factor):
+    """Of factor · u: Σ, Σ of squares, least, greatest."""
     total, square, low, high = ZERO, ZERO, row[0], row[0]
     for j in range(row.shape[0]):
         u = row[j]
@@ -41,15 +41,16 @@ def _moments(row):
         square += u * u
         low = least(low, u)
         high = most(high, u)
-    return total, square, low, high
+    a, b = factor * low, factor * high
+    return factor * total, factor * factor * square, min(a, b), max(a, b)
 
 
-@njit(cache=True, nogil=True, fastmath=ADD)
-def _recentre(row, shift, softcap, bias):
-    """Soft-cap and bias applied; the row's mean becomes its shift. Returns (mean, Σ u², min u, max u)."""
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD)
+def _recentre(row, factor, shift, softcap, bias):
+    """Turns u into the score, with soft-cap and bias, about its mean in the row. Returns (mean, Σ u², min u, max u)."""
     total, number = 0.0, 0
     for j in range(row.shape[0]):
-        s = f32(shift) + row[j]
+        s = f32(shift) + f32(factor) * row[j]
         if softcap > ZERO:
             s = softcap * fast_tanh(s / softcap)
         if bias.shape[0] > 0:
@@ -69,33 +70,35 @@ def _recentre(row, shift, softcap, bias):
             low = least(low, u)
             high = most(high, u)
             row[j] = u
-    return mean, square, low, high
+    return mean, float(square), float(low), float(high)
 
 
-@njit(cache=True, nogil=True, fastmath=ADD)
-def _log_sum(row, high):
-    total = ZERO
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD)
+def _log_sum(row, factor, high):
+    """Log Σ exp(factor u), ``high`` the greatest factor · u."""
+    slope, top, total = f32(factor * LOG2E), f32(high * LOG2E), ZERO
     for j in range(row.shape[0]):
-        total += fast_exp(row[j] - high)
-    return float(high) + math.log(total)
+        total += fast_exp2(row[j] * slope - top)
+    return high + math.log(total)
 
 
-@njit(cache=True, nogil=True, fastmath=ADD)
-def _exponentiate(row, rest, value_norm, received):
-    """Turns u into p = exp(u + rest) in place; Σ p, Σ p log p, Σ p |v|; ``received`` gets the row."""
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
+def _exponentiate(row, factor, rest, value_norm, received):
+    """Turns u into p = exp(factor u + rest) in place; Σ p, Σ p log p, Σ p |v|; ``received`` gets the row."""
+    slope, start = f32(factor * LOG2E), f32(rest * LOG2E)
     mass, surprise, weighted = ZERO, ZERO, ZERO
     for j in range(row.shape[0]):
-        t = row[j] + rest
-        p = fast_exp(t)
+        t = row[j] * slope + start
+        p = fast_exp2(t)
         row[j] = p
         mass += p
         surprise += p * t
         weighted += p * value_norm[j]
         received[j] += p
-    return float(mass), float(surprise), float(weighted)
+    return float(mass), float(surprise) / LOG2E, float(weighted)
 
 
-@njit(cache=True, nogil=True, fastmath=ADD)
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
 def _offsets(row, profile, offset):
     """Σ p, Σ p (i - j), Σ p |i - j| over keys that have a position; ``offset`` is i - j of the first of them."""
     mass, signed, distance = ZERO, ZERO, ZERO
@@ -109,7 +112,7 @@ def _offsets(row, profile, offset):
     return float(mass), float(signed), float(distance)
 
 
-@njit(cache=True, nogil=True, fastmath=ADD)
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD)
 def _euclid(row, here, patches):
     """Σ p · distance in patches."""
     distance = ZERO
@@ -119,7 +122,7 @@ def _euclid(row, here, patches):
     return float(distance)
 
 
-@njit(cache=True, nogil=True, fastmath=ADD)
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
 def _range_sum(row):
     total = ZERO
     for j in range(row.shape[0]):
@@ -127,7 +130,7 @@ def _range_sum(row):
     return float(total)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _group_sum(row, low, members, without, also_without):
     """Σ p over the member keys of a group that lie in the row's range [low, low + len(row))."""
     n = members.shape[0]
@@ -145,7 +148,7 @@ def _group_sum(row, low, members, without, also_without):
     return total
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _flush(column, received, grid, edges, k0):
     """Adds the fp32 column sums of the rows of one relative bin to the window's fp64 sums, and clears them."""
     k1 = k0 + column.shape[0]
@@ -158,7 +161,7 @@ def _flush(column, received, grid, edges, k0):
         column[j] = ZERO
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False, forceinline=True)
 def _add_score(out, n, mean, square, total, low, high):
     """``mean`` is the row's shift; ``total`` and ``square`` are Σ u and Σ u² about it."""
     centre = mean + total / n
@@ -169,7 +172,7 @@ def _add_score(out, n, mean, square, total, low, high):
     out[SCORE_MAX] = max(out[SCORE_MAX], mean + high)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False, forceinline=True)
 def _add_row(out, n, mass, surprise, log_p_max, scale, p_sink):
     """``mass`` and ``surprise`` are of exp(log p) as it stands in the tile, ``scale`` times smaller in truth."""
     entropy = max(math.log(mass) - surprise / mass, 0.0)
@@ -183,16 +186,17 @@ def _add_row(out, n, mass, surprise, log_p_max, scale, p_sink):
     out[DEFECT_MAX] = max(out[DEFECT_MAX], defect)
 
 
-@njit(cache=True, nogil=True)
-def _row(row, n, shift, lse, given, sink, softcap, bias, value_norm, column, out):
+@njit(cache=True, nogil=True, _nrt=False)
+def _row(row, n, factor, shift, lse, given, sink, softcap, bias, value_norm, column, aside, out):
     """One row of scores becomes one of p; its sums are added. Returns (1 / Σ p, Σ p |v|, whether its masses count)."""
-    total, square, low, high = ZERO, ZERO, ZERO, ZERO
+    total, square, low, high = 0.0, 0.0, 0.0, 0.0
     if softcap > ZERO or bias.shape[0] > 0:
-        shift, square, low, high = _recentre(row, shift, softcap, bias)
+        shift, square, low, high = _recentre(row, factor, shift, softcap, bias)
+        factor = 1.0
     else:
-        total, square, low, high = _moments(row)
+        total, square, low, high = _moments(row, factor)
     if not given:
-        lse = shift + _log_sum(row, high)
+        lse = shift + _log_sum(row, factor, high)
         if sink != -np.inf:
             top = max(lse, sink)
             lse = top + math.log(math.exp(lse - top) + math.exp(sink - top))
@@ -201,48 +205,47 @@ def _row(row, n, shift, lse, given, sink, softcap, bias, value_norm, column, out
         out[:] = np.nan
         return np.nan, np.nan, False
     _add_score(out, n, shift, square, total, low, high)
-    p_sink = math.exp(sink - lse)
+    p_sink = math.exp(sink - lse) if sink != -np.inf else 0.0
     if high + rest < FAINT:
-        mass, surprise, weighted = _exponentiate(row, -high, value_norm, np.zeros_like(row))
+        mass, surprise, weighted = _exponentiate(row, factor, -high, value_norm, aside)
         _add_row(out, n, mass, surprise, 0.0, math.exp(high + rest), p_sink)
     else:
-        mass, surprise, weighted = _exponentiate(row, f32(rest), value_norm, column)
+        mass, surprise, weighted = _exponentiate(row, factor, rest, value_norm, column)
         _add_row(out, n, mass, surprise, high + rest, 1.0, p_sink)
     return 1 / mass, weighted, high + rest >= FAINT
 
 
-@njit(cache=True, nogil=True)
-def _add_groups(row, w, i, low, own, order, begin, end, out):
+@njit(cache=True, nogil=True, _nrt=False)
+def _add_groups(row, i, low, own, order, begin, end, out):
     """Masses on keys of the same token, after the same token, in the same sentence."""
     nowhere = -2
-    same = order[SAME_TOKEN, w, begin[SAME_TOKEN, w, i] : end[SAME_TOKEN, w, i]]
+    same = order[SAME_TOKEN, begin[SAME_TOKEN, i] : end[SAME_TOKEN, i]]
     out[SAME] += _group_sum(row, low, same, own, nowhere)
-    after = order[INDUCTION, w, begin[INDUCTION, w, i] : end[INDUCTION, w, i]]
+    after = order[INDUCTION, begin[INDUCTION, i] : end[INDUCTION, i]]
     out[INDUCED] += _group_sum(row, low, after, own, own + 1 if own >= 0 else nowhere)
-    sentence = order[SENTENCE, w, begin[SENTENCE, w, i] : end[SENTENCE, w, i]]
+    sentence = order[SENTENCE, begin[SENTENCE, i] : end[SENTENCE, i]]
     out[SAME_SENTENCE] += _group_sum(row, low, sentence, nowhere, nowhere)
 
 
-@njit(cache=True, nogil=True)
-def _add_offsets(row, low, offset, query_patch, key_patch, w, at, counts, x, offsets, out):
+@njit(cache=True, nogil=True, _nrt=False)
+def _add_offsets(row, low, offset, query_patch, key_patch, at, target, out):
     """Mean offset and distance of one row over its keys with a position, which begin at key ``low``."""
-    target = offsets[x : x + row.shape[0]] if counts else np.zeros_like(row)
     mass, signed, distance = _offsets(row, target, f32(offset))
     if key_patch.shape[0] > 0:
-        distance = _euclid(row, query_patch[w, at], key_patch[w, low : low + row.shape[0]])
+        distance = _euclid(row, query_patch[at], key_patch[low : low + row.shape[0]])
     if mass > 0:
         out[OFFSET] += signed / mass
         out[DISTANCE] += distance / mass
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def _tile_head(
-    tile, w, head, r0, k0, shift, lse, given, sink, softcap, bias, norm,
+    tile, head, r0, k0, factor, shift, lse, given, sink, softcap, bias, norm,
     lo, hi, seen, position, key_shift, placed, query_bin, key_edges, order, begin, end, query_patch, key_patch,
-    offset_bin, last, first, cross, out, received, grid, profile, inverse,
+    offset_bin, last, first, cross, out, received, grid, profile, inverse, column, offsets, aside,
 ):  # fmt: skip
-    """The rows of one head; what is per window comes as that window's, the groups whole."""
-    column, offsets = np.zeros(tile.shape[1], np.float32), np.zeros(offset_bin.shape[0], np.float32)
+    """The rows of one head; as in :func:`tile_pass`."""
+    column[:], offsets[:] = ZERO, ZERO
     bin_of_column, x_low, x_high, biased = PATTERN_BINS, offset_bin.shape[0], 0, int(bias.shape[2] > 0)
     for i in range(tile.shape[0]):
         row, at = tile[i], r0 + i
@@ -259,8 +262,8 @@ def _tile_head(
         live = row[low:high]
         pair_bias = bias[head % bias.shape[0], i if biased else 0, low * biased : high * biased]
         inverse[i], weighted, counts = _row(
-            live, seen[at], shift[at], float(lse[at]), given, sink, softcap, pair_bias, norm[lo[at] : hi[at]],
-            column[low:high], out,
+            live, seen[at], factor, shift[at], float(lse[at]), given, sink, softcap, pair_bias, norm[lo[at] : hi[at]],
+            column[low:high], aside, out,
         )  # fmt: skip
         if not weighted <= 0:  # NaN stays in
             out[VALUE_FIRST_N] += 1
@@ -268,61 +271,72 @@ def _tile_head(
             out[VALUE_FIRST] += p_first * norm[first] / weighted
         if counts:
             own = own_key(position[at], key_shift, cross)
-            _add_groups(live, w, at, lo[at], own, order, begin, end, out)
+            _add_groups(live, at, lo[at], own, order, begin, end, out)
         near, far = max(lo[at], placed[0]), min(hi[at], placed[1])
         if cross or position[at] < 0 or near >= far:
             continue
         x = near - key_shift - position[at] + last
         if counts:
             x_low, x_high = min(x_low, x), max(x_high, x + far - near)
-        _add_offsets(row[near - k0 : far - k0], near, last - x, query_patch, key_patch, w, at, counts, x, offsets, out)
+        target = offsets[x : x + far - near] if counts else aside[: far - near]
+        _add_offsets(row[near - k0 : far - k0], near, last - x, query_patch, key_patch, at, target, out)
     _flush(column, received[k0:], grid[bin_of_column], key_edges, k0)
     for x in range(x_low, x_high):
         profile[offset_bin[x]] += offsets[x]
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def tile_pass(
-    tile, w, r0, k0, shift, lse, given, sink, softcap, bias, value_norm,
+    tile, r0, k0, factor, shift, lse, given, sink, softcap, bias, value_norm,
     lo, hi, seen, position, key_shift, placed, query_bin, key_edges, order, begin, end, query_patch, key_patch,
-    offset_bin, last, first, cross, sums, received, grid, profile, inverse,
+    offset_bin, last, first, cross, sums, received, grid, profile, inverse, column, offsets, aside,
 ):  # fmt: skip
-    """Scores to pattern, in place, and every sum of the rows.
+    """Scores to pattern, in place, and every sum of the rows, for heads of one window.
 
-    ``tile`` (h, rows, keys) fp32 u of window ``w``, rows from ``r0``, keys from ``k0``; ``shift`` (b, h, q) fp64;
-    ``lse`` (b, h, q) fp32, read if ``given``; ``sink`` (h,) fp64, -inf for none; ``softcap`` 0 for none; ``bias``
-    (1 or h, rows, keys) fp32 or (1, 1, 0); ``value_norm`` (b, hkv, k) fp32; then fields of :class:`Prepared`. Adds to
-    ``sums`` (b, h, len(SUMS)), ``received`` (b, h, k), ``grid`` (b, h, 33, 32), ``profile`` (b, h, n_bins), all fp64;
-    sets ``inverse`` (h, rows) fp32 to 1 / Σ p, 0 for rows that do not count.
+    ``tile`` (h, rows, keys) fp32 u, rows from ``r0``, keys from ``k0``; ``factor`` c; ``shift`` (h, q) fp64; ``lse``
+    (h, q) fp32, read if ``given``; ``sink`` (h,) fp64, -inf for none; ``softcap`` 0 for none; ``bias`` (1 or h, rows,
+    keys) fp32 or (1, 1, 0); ``value_norm`` (hkv, k) fp32; then the window's part of fields of :class:`Prepared`.
+    Adds to ``sums`` (h, len(SUMS)), ``received`` (h, k), ``grid`` (h, 33, 32), ``profile`` (h, n_bins), all fp64; sets
+    ``inverse`` (h, rows) fp32 to 1 / Σ p, 0 for rows that do not count. ``column``, ``aside`` (keys,) and ``offsets``
+    (len(offset_bin),) fp32 are room to work in.
     """
     h = tile.shape[0]
-    for head in prange(h):
+    for head in range(h):
         _tile_head(
-            tile[head], w, head, r0, k0, shift[w, head], lse[w, head], given, sink[head], softcap, bias,
-            value_norm[w, head * value_norm.shape[1] // h], lo[w], hi[w], seen[w], position[w], key_shift[w],
-            placed[w], query_bin[w], key_edges[w], order, begin, end, query_patch, key_patch, offset_bin, last,
-            first[w], cross, sums[w, head], received[w, head], grid[w, head], profile[w, head], inverse[head],
+            tile[head], head, r0, k0, factor, shift[head], lse[head], given, sink[head], softcap, bias,
+            value_norm[head * value_norm.shape[0] // h], lo, hi, seen, position, key_shift, placed, query_bin,
+            key_edges, order, begin, end, query_patch, key_patch, offset_bin, last, first, cross, sums[head],
+            received[head], grid[head], profile[head], inverse[head], column, offsets, aside,
         )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, fastmath=ADD)
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
+def _add_attended(q, scale, ak, ak2, first, second, cross):
+    for n in range(q.shape[0]):
+        first[n] += q[n] * scale * ak[n]
+    for n in range(q.shape[0]):
+        x = float(q[n])
+        second[n] += x * x * scale * ak2[n]
+    for n in range(q.shape[0]):
+        x = float(q[n])
+        cross[n] += x * x * scale * ak[n]
+
+
+@njit(cache=True, nogil=True, _nrt=False)
 def _attend_head(attended, query, inverse, total):
     d = query.shape[1]
     for i in range(query.shape[0]):
-        for n in range(d):
-            q = query[i, n]
-            first = q * inverse[i] * attended[i, n]
-            total[0, n] += first
-            total[1, n] += q * q * inverse[i] * attended[i, d + n]
-            total[2, n] += q * first
+        if inverse[i] == ZERO:
+            continue
+        _add_attended(query[i], inverse[i], attended[i, :d], attended[i, d:], total[0], total[1], total[2])
 
 
-@njit(cache=True, nogil=True, parallel=True)
-def attend_pass(attended, query, inverse, w, r0, out):
-    """Adds Σ_i q p^K, Σ_i q² p^K² and Σ_i q² p^K of a tile's rows to ``out`` (b, h, 3, d) fp64.
+@njit(cache=True, nogil=True, _nrt=False)
+def attend_pass(attended, query, inverse, r0, out):
+    """Adds Σ_i q p^K, Σ_i q² p^K² and Σ_i q² p^K of a tile's rows to ``out`` (h, 3, d) fp64.
 
-    ``attended`` (h, rows, 2 d) fp32 is p [K | K²], K about its mean; ``query`` (b, h, q, d) fp32.
+    ``attended`` (h, rows, 2 d) fp32 is p [K | K²], K about its mean; ``query`` (h, q, d) fp32.
     """
     h, n_rows = inverse.shape
-    for head in prange(h):
-        _attend_head(attended[head], query[w, head, r0 : r0 + n_rows], inverse[head], out[w, head])
+    for head in range(h):
+        _attend_head(attended[head], query[head, r0 : r0 + n_rows], inverse[head], out[head])

@@ -1,17 +1,17 @@
 """The CPU path: every statistic of a call in one sweep over tiles of scores, never an L×L matrix.
 
-A tile is a block of query rows by the keys they see, for all heads of one window: torch multiplies (scores; pattern
-against [K | K²]), and in between one compiled pass (:mod:`._tile`) turns scores into the pattern while the tile is in
-the cache. What factors over pairs is scanned in O(L D) (:mod:`._scan`). A window is worked on alone and heads are
-never added to each other, so its sums do not depend on its neighbours in the batch. The idea of recomputing p from
-lse: Dao et al. 2022 (arXiv 2205.14135).
+The work is cut into pieces, a few heads of one window each, that threads take one after the other. A piece makes its
+operands, scans what factors over pairs (:mod:`._scan`, :mod:`._totals`), then goes over tiles, a block of query rows
+by the keys they see: torch multiplies (scores; pattern against [K | K²]), and in between one compiled pass
+(:mod:`._tile`) turns scores into the pattern while the tile is in the cache. How a window is cut depends on its shape
+alone, so its sums do not depend on what else is in the batch or on the number of threads. Recomputing p from lse: Dao
+et al. 2022 (arXiv 2205.14135).
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,29 +20,55 @@ from attnengine_kernels._check import check_call
 from attnengine_kernels._exact import exact_products
 from attnengine_kernels._facts import Memory, Prepared
 from attnengine_kernels._finish import Raw, finish
-from attnengine_kernels._scan import HIGH, LOW, NEURON_SUMS, scan_pass
+from attnengine_kernels._scan import HIGH, LOW, NEURON_SUMS, SHARE, patch_pass, scan_pass
 from attnengine_kernels._scan_hidden import scan_hidden_pass
-from attnengine_kernels._streams import key_streams, query_streams
+from attnengine_kernels._shares import interval_squares, uniform_shares
+from attnengine_kernels._streams import key_stream, query_stream, value_stream
 from attnengine_kernels._tile import SCORE_MAX, SCORE_MIN, SUMS, attend_pass, tile_pass
+from attnengine_kernels._totals import totals_pass
+from attnengine_kernels._workers import in_parallel, room
 from attnengine_kernels.call import AttentionCall, HeadSums, TokenFacts
 from attnengine_kernels.sums import PATTERN_BINS, profile_edges
 
-TILE_ELEMENTS = 2**19  # of fp32: 2 MB, what the L2 caches of two cores hold
+PIECE = 2**12  # heads times keys of a piece: its tile and operands stay in a core's L2 cache
+TILE_ELEMENTS = 2**19  # of fp32 in a tile: 2 MB
 LEAST_ROWS, MOST_ROWS = 16, 128
-
-THREADS = numba.get_num_threads()  # as numba was started: the most it can use
 
 Array = np.ndarray[Any, Any]
 
 
-class _Streams(NamedTuple):
-    query: Array  # (b, h, q, d) fp32, 0 in rows that do not count
-    scaled: Tensor  # (b, h, q, d) fp32, scale · query
-    key: Array  # (b, hkv, k, d) fp32, 0 where nobody looks
-    both: Tensor  # (b, hkv, k, 2 d) fp32, [k - k̄ | (k - k̄)²]
-    centre: Array  # (b, hkv, d) fp64, k̄
-    shift: Array  # (b, h, q) fp64, scale q · k̄
-    value_norm: Array  # (b, hkv, k) fp32, 0 where nobody looks
+class _Flat(NamedTuple):
+    """The fp32 memory of a (b, h, l, d) tensor and its strides of (b, h, l)."""
+
+    memory: Array
+    strides: tuple[int, ...]
+
+
+class _Job(NamedTuple):
+    """What all pieces of a call read, and ``raw``, of which each piece writes its own heads."""
+
+    call: AttentionCall
+    facts: Prepared
+    query: _Flat
+    key: _Flat
+    value: _Flat
+    lse: Array  # (b, h, q) fp32; (b, h, 0) if none was given
+    sink: Array  # (h,) fp64, -inf for none
+    raw: Raw
+
+
+class _Operands(NamedTuple):
+    """One piece's tensors, clean of poison."""
+
+    query: Array  # (h, q, d) fp32, 0 in rows that do not count
+    key: Array  # (hkv, k, d) fp32, 0 where nobody looks
+    query_norm: Array  # (h, q) fp64
+    key_norm: Array  # (hkv, k) fp64
+    both: Tensor  # (hkv, k, 2 d) fp32, [k - k̄ | (k - k̄)²]
+    turned: Tensor  # (hkv, d, k) fp32, k - k̄
+    centre: Array  # (hkv, d) fp64, k̄
+    shift: Array  # (h, q) fp64, scale q · k̄
+    value_norm: Array  # (hkv, k) fp32, 0 where nobody looks
 
 
 def head_sums(
@@ -64,95 +90,139 @@ def head_sums(
     if torch.float64 in (call.query.dtype, call.key.dtype):
         raise ValueError("query, key: expected fp32, fp16 or bf16 on this path, got fp64; path='torch' takes it")
     facts = (memory or Memory()).find(call, queries, keys, cross=cross, max_length=max_length)
-    numba.set_num_threads(min(torch.get_num_threads(), THREADS))
+    (b, h), (hkv, n_key) = call.query.shape[:2], call.key.shape[1:3]
     with exact_products():
-        raw, streams = _start(call, facts)
-        _scan(streams, facts, raw)
-        for w in range(call.query.shape[0]):
-            _sweep(call, facts, streams, w, raw)
-        return finish(call, facts, raw)
+        job = _Job(
+            call=call,
+            facts=facts,
+            query=_flat(call.query),
+            key=_flat(call.key),
+            value=_flat(call.value),
+            lse=np.zeros((b, h, 0), np.float32) if call.lse is None else _numpy(call.lse),
+            sink=np.full(h, -np.inf) if call.sink is None else call.sink.detach().double().numpy(),
+            raw=_empty(call, facts),
+        )
+        most = max(PIECE // (n_key * (h // hkv)), 1)  # key heads of a piece
+        step = -(-hkv // -(-hkv // most))  # shared out evenly
+        in_parallel(
+            _piece, ((job, w, first, min(first + step, hkv)) for w in range(b) for first in range(0, hkv, step))
+        )
+        return finish(call, facts, job.raw)
 
 
-def _start(call: AttentionCall, facts: Prepared) -> tuple[Raw, _Streams]:
-    (b, h, n_query, d), (hkv, n_key) = call.query.shape, call.key.shape[1:3]
-    query, scaled = np.zeros((b, h, n_query, d), np.float32), np.zeros((b, h, n_query, d), np.float32)
-    key, both = np.zeros((b, hkv, n_key, d), np.float32), np.zeros((b, hkv, n_key, 2 * d), np.float32)
-    shift, totals, centre = np.zeros((b, h, n_query)), np.zeros((b, h, 2, d)), np.zeros((b, hkv, d))
-    query_norm, key_norm = np.zeros((b, h)), np.zeros((b, hkv))
-    key_streams(_numpy(call.key), facts.key_rows, facts.counted_keys, key, both, centre, key_norm)
-    query_streams(_numpy(call.query), facts.seen, centre, float(call.scale), query, scaled, shift, totals, query_norm)
-    value_norm = torch.linalg.vector_norm(call.value.detach().float(), dim=-1)  # (b, hkv, k)
-    value_norm = value_norm.masked_fill(torch.from_numpy(facts.key_rows == 0)[:, None], 0.0)
-    n_bins = len(profile_edges(facts.max_length))
-    raw = Raw(
-        tile=np.zeros((b, h, len(SUMS))),
-        received=np.zeros((b, h, call.key.shape[2])),
-        grid=np.zeros((b, h, PATTERN_BINS + 1, PATTERN_BINS)),
-        profile=np.zeros((b, h, n_bins)),
-        attended=np.zeros((b, h, 3, d)),
-        neurons=np.zeros((b, h, len(NEURON_SUMS), d)),
-        cosine=np.zeros((b, h)),
-        query_totals=totals,
-        centre=np.repeat(centre, h // hkv, axis=1),
-        query_norm=query_norm,
-        key_norm=np.repeat(key_norm, h // hkv, axis=1),
-    )
+def _empty(call: AttentionCall, facts: Prepared) -> Raw:
+    (b, h, _, d), n_key = call.query.shape, call.key.shape[2]
+    shapes = {"tile": (len(SUMS),), "received": (n_key,), "grid": (PATTERN_BINS + 1, PATTERN_BINS)}
+    shapes |= {"profile": (len(profile_edges(facts.max_length)),), "attended": (3, d), "neurons": (len(NEURON_SUMS), d)}
+    shapes |= {"cosine": (), "query_totals": (2, d), "centre": (d,), "query_norm": (), "key_norm": ()}
+    raw = Raw(**{name: np.zeros((b, h, *shape)) for name, shape in shapes.items()})
     raw.tile[..., SCORE_MIN], raw.tile[..., SCORE_MAX] = np.inf, -np.inf
     raw.neurons[:, :, LOW], raw.neurons[:, :, HIGH] = np.inf, -np.inf
-    both_, scaled_ = torch.from_numpy(both), torch.from_numpy(scaled)
-    return raw, _Streams(query, scaled_, key, both_, centre, shift, _numpy(value_norm))
+    return raw
 
 
 def _numpy(tensor: Tensor) -> Array:
-    """fp32 and contiguous, so that the passes are compiled for one layout only."""
+    """fp32 and contiguous: the passes are compiled for that alone."""
     return tensor.detach().float().contiguous().numpy()
 
 
-def _scan(streams: _Streams, facts: Prepared, raw: Raw) -> None:
-    places = (facts.position, facts.key_shift, facts.placed, *facts.patches, facts.cross, raw.neurons, raw.cosine)
+def _flat(tensor: Tensor) -> _Flat:
+    x = tensor.detach().float()
+    x = x if x.stride(3) == 1 else x.contiguous()
+    span = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    return _Flat(x.as_strided((span,), (1,)).numpy(), x.stride()[:3])
+
+
+def _piece(job: _Job, w: int, first: int, last: int) -> None:
+    """Key heads [first, last) of window ``w``, and the query heads that read them."""
+    group = job.call.query.shape[1] // job.call.key.shape[1]
+    heads = slice(first * group, last * group)
+    with torch.inference_mode():
+        operands = _operands(job, w, first, last, heads)
+        _scan(job, operands, w, heads)
+        _sweep(job, operands, w, heads)
+
+
+def _operands(job: _Job, w: int, first: int, last: int, heads: slice) -> _Operands:
+    (n_query, d), n_key = job.call.query.shape[2:], job.call.key.shape[2]
+    facts, raw, n, m = job.facts, job.raw, last - first, heads.stop - heads.start
+    query, key, both = room("query", (m, n_query, d)), room("key", (n, n_key, d)), room("both", (n, n_key, 2 * d))
+    turned, value_norm = room("turned", (n, d, n_key)), room("value norm", (n, n_key))
+    query_norm, shift = room("query norm", (m, n_query), np.float64), room("shift", (m, n_query), np.float64)
+    key_norm, centre, norms = room("key norm", (n, n_key), np.float64), np.zeros((n, d)), np.zeros(n)
+    rows = facts.key_rows[w]
+    key_stream(*job.key, w, first, rows, facts.counted_keys[w], key, both, turned, key_norm, centre, norms)
+    value_stream(*job.value, w, first, job.call.value.shape[3], rows, value_norm)
+    query_stream(*job.query, w, heads.start, facts.seen[w], centre, float(job.call.scale), query, query_norm, shift,
+                 raw.query_totals[w, heads], raw.query_norm[w, heads])  # fmt: skip
+    raw.centre[w, heads] = np.repeat(centre, m // n, axis=0)
+    raw.key_norm[w, heads] = np.repeat(norms, m // n)
+    return _Operands(query, key, query_norm, key_norm, torch.from_numpy(both), torch.from_numpy(turned), centre, shift,
+                     value_norm)  # fmt: skip
+
+
+def _scan(job: _Job, o: _Operands, w: int, heads: slice) -> None:
+    """What factors over pairs."""
+    facts, sums, cosine = job.facts, job.raw.neurons[w, heads], job.raw.cosine[w, heads]
+    lo, hi, position, placed, shift = facts.lo[w], facts.hi[w], facts.position[w], facts.placed[w], facts.key_shift[w]
+    patches = (facts.patches[0][w], facts.patches[1][w])
+    images = len(patches[1]) > 0
     if facts.hidden.size:
-        scan_hidden_pass(streams.query, streams.key, streams.centre, facts.lo, facts.hi, facts.seen, facts.hidden,
-                         *places)  # fmt: skip
+        scan_hidden_pass(o.query, o.key, o.centre, lo, hi, facts.seen[w], facts.hidden[w % len(facts.hidden)], position,
+                         shift, placed, *patches, facts.cross, sums, cosine)  # fmt: skip
         return
-    by_lo, by_hi = np.argsort(facts.lo, axis=1, kind="stable"), np.argsort(facts.hi, axis=1, kind="stable")
-    scan_pass(streams.query, streams.key, streams.centre, facts.lo, facts.hi, by_lo, by_hi, *places)
+    about, query = o.both[..., : o.key.shape[2]], torch.from_numpy(o.query)
+    d, start = o.key.shape[2], int(facts.interval[w, 0])
+    total = room("total", (d,), np.float64)
+    if facts.uniform[w]:
+        end = int(facts.interval[w, 1])
+        totals_pass(o.query, o.key, o.query_norm, o.key_norm, start, end, facts.seen[w], facts.key_rows[w], position,
+                    shift, placed, images, facts.cross, room("totals", (22, d), np.float64), sums, cosine)  # fmt: skip
+        sums[:, SHARE] = uniform_shares(query, about, end - start).numpy()
+    else:
+        n_key = o.key.shape[1]
+        moving = bool((lo[lo < hi] != start).any())
+        prefix = room("prefix", (n_key + 1, 8, d), np.float64)
+        table = room("table", (n_key.bit_length() if moving else 1, 2, n_key, d))
+        scan_pass(o.query, o.key, o.centre, start, lo, hi, position, shift, placed, images, facts.cross, prefix, table,
+                  total, sums, cosine)  # fmt: skip
+        sums[:, SHARE] += interval_squares(query, about, lo, hi).numpy()
+    if images and not facts.cross:
+        patch_pass(o.query, o.key, lo, hi, position, placed, *patches, total, sums)
 
 
-def _sweep(call: AttentionCall, facts: Prepared, streams: _Streams, w: int, raw: Raw) -> None:
-    """All tiles of one window, in order."""
-    (h, n_query, d), (hkv, n_key) = call.query.shape[1:], call.key.shape[1:3]
-    lse = np.zeros((len(facts.lo), h, n_query), np.float32)
-    if call.lse is not None:
-        lse = _numpy(call.lse)
-    sink = np.full(h, -np.inf) if call.sink is None else call.sink.detach().double().numpy()
-    last = max(int(facts.position.max()), 0)
+def _sweep(job: _Job, o: _Operands, w: int, heads: slice) -> None:
+    """All tiles of the piece, in order."""
+    facts, raw, call = job.facts, job.raw, job.call
+    (h, n_query, d), (hkv, n_key, _) = o.query.shape, o.key.shape
+    query, last = torch.from_numpy(o.query), max(int(facts.position.max()), 0)
     block = min(max(TILE_ELEMENTS // (h * n_key), LEAST_ROWS), MOST_ROWS)
-    room = torch.empty(h * min(block, n_query) * n_key)
+    lse = job.lse[w, heads] if call.lse is not None else np.zeros((h, n_query), np.float32)
+    window = (facts.lo[w], facts.hi[w], facts.seen[w], facts.position[w], facts.key_shift[w], facts.placed[w],
+              facts.query_bin[w], facts.key_edges[w], facts.groups.order[w], facts.groups.begin[w],
+              facts.groups.end[w], facts.patches[0][w], facts.patches[1][w], facts.offset_bin, last, facts.first[w],
+              facts.cross)  # fmt: skip
+    sums = (raw.tile[w, heads], raw.received[w, heads], raw.grid[w, heads], raw.profile[w, heads])
     for r0 in range(0, n_query, block):
         r1 = min(r0 + block, n_query)
         live = facts.seen[w, r0:r1] > 0
         if not live.any():
             continue
         k0, k1 = int(facts.lo[w, r0:r1][live].min()), int(facts.hi[w, r0:r1][live].max())
-        tile = room[: h * (r1 - r0) * (k1 - k0)].view(h, r1 - r0, k1 - k0)
-        grouped = tile.view(hkv, -1, k1 - k0)  # the query heads of a key head, one after the other
-        both = streams.both[w, :, k0:k1]  # (hkv, keys, 2 d)
-        query = streams.scaled[w, :, r0:r1].reshape(hkv, -1, d)
-        torch.bmm(query, both[..., :d].transpose(1, 2), out=grouped)
-        inverse = np.empty((h, r1 - r0), np.float32)
-        tile_pass(
-            tile.numpy(), w, r0, k0, streams.shift, lse, call.lse is not None, sink, np.float32(call.softcap or 0.0),
-            _bias(call, w, r0, r1, k0, k1), streams.value_norm, facts.lo, facts.hi, facts.seen, facts.position,
-            facts.key_shift, facts.placed, facts.query_bin, facts.key_edges, facts.groups.order, facts.groups.begin,
-            facts.groups.end, *facts.patches, facts.offset_bin, last, facts.first, facts.cross, raw.tile, raw.received,
-            raw.grid, raw.profile, inverse,
-        )  # fmt: skip
-        attended = torch.bmm(grouped, both).view(h, r1 - r0, 2 * d)
-        attend_pass(attended.numpy(), streams.query, inverse, w, r0, raw.attended)
+        work = (room("column", (k1 - k0,)), room("offsets", facts.offset_bin.shape), room("aside", (k1 - k0,)))
+        tile, inverse = room("tile", (h, r1 - r0, k1 - k0)), room("inverse", (h, r1 - r0))
+        grouped = torch.from_numpy(tile).view(hkv, -1, k1 - k0)  # the query heads of a key head, one after the other
+        torch.bmm(query[:, r0:r1].reshape(hkv, -1, d), o.turned[:, :, k0:k1], out=grouped)
+        bias = _bias(call, w, heads, slice(r0, r1), slice(k0, k1))
+        tile_pass(tile, r0, k0, float(call.scale), o.shift, lse, call.lse is not None, job.sink[heads],
+                  np.float32(call.softcap or 0.0), bias, o.value_norm, *window, *sums, inverse, *work)  # fmt: skip
+        attended = room("attended", (h, r1 - r0, 2 * d))
+        torch.bmm(grouped, o.both[:, k0:k1], out=torch.from_numpy(attended).view(hkv, -1, 2 * d))
+        attend_pass(attended, o.query, inverse, r0, raw.attended[w, heads])
 
 
-def _bias(call: AttentionCall, w: int, r0: int, r1: int, k0: int, k1: int) -> Array:
+def _bias(call: AttentionCall, w: int, heads: slice, rows: slice, keys: slice) -> Array:
     if call.bias is None:
         return np.zeros((1, 1, 0), np.float32)
     window = call.bias[w % call.bias.shape[0]]  # (1 or h, q, k)
-    return _numpy(window[:, r0:r1, k0:k1])
+    return _numpy(window[heads if len(window) > 1 else slice(None), rows, keys])
