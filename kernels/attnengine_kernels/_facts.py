@@ -58,7 +58,8 @@ class Prepared:
     key_edges: Array  # (b, 33) int32: key index where each relative bin begins
     patches: tuple[Array, Array]  # (b, q, 2), (b, k, 2) fp32; (b, 0, 2) for text
     groups: Groups
-    classes: Array  # (b, C, k) fp64 0/1: real keys of each class, then all real keys
+    classes: Array  # (b, C, k) fp64 0/1: real keys of each class, then those that stand in a sentence
+    real: Array  # (b, k) bool
     class_names: tuple[str, ...]
     first: Array  # (b,) int32: the first real key
     counted_keys: Array  # (b, k) bool
@@ -129,7 +130,8 @@ def prepare(
     first_position = np.take_along_axis(key_position, placed[:, :1], 1)[:, 0]
     key_shift = np.where(first_position < 0, NOWHERE, placed[:, 0] - first_position)
     names = tuple(keys.classes)
-    classes = np.stack([_array(keys.classes[name]) & real for name in names] + [real], axis=1)  # (b, C + 1, k)
+    told = real if keys.sentence is None else real & (_array(keys.sentence) >= 0)
+    classes = np.stack([_array(keys.classes[name]) & real for name in names] + [told], axis=1)  # (b, C + 1, k)
     groups = _groups(queries, keys, real, cross)
     query_bin = np.where(seen > 0, _bins(position), PATTERN_BINS).astype(np.int32)
     patches = _patches(queries, keys)
@@ -146,7 +148,7 @@ def prepare(
         lo=low, hi=high, interval=interval, uniform=uniform, seen=seen, key_rows=key_rows, fair=fair,
         position=position, key_shift=key_shift.astype(np.int32), placed=placed, query_bin=query_bin,
         key_edges=_key_edges(key_position, placed), patches=patches, groups=groups,
-        classes=classes.astype(np.float64), class_names=names, first=real.argmax(1).astype(np.int32),
+        classes=classes.astype(np.float64), real=real, class_names=names, first=real.argmax(1).astype(np.int32),
         counted_keys=_array(keys.counted), offset_bin=offset_bin, counts={},
     )  # fmt: skip
     prepared.counts.update(_count(prepared, counted, classes, len(edges)))
@@ -195,7 +197,8 @@ def _groups(queries: TokenFacts, keys: TokenFacts, real: Array, cross: bool) -> 
         after[:, 1:] &= real[:, :-1]
         kinds += [(SAME_TOKEN, mine, theirs, real), (INDUCTION, mine, np.roll(theirs, 1, axis=1), after)]
     if queries.sentence is not None and keys.sentence is not None and not cross:
-        kinds.append((SENTENCE, _array(queries.sentence), _array(keys.sentence), real))
+        sentence = _array(keys.sentence)
+        kinds.append((SENTENCE, _array(queries.sentence), sentence, real & (sentence >= 0)))
     for kind, mine, theirs, allowed in kinds:
         for w in range(b):
             members = np.flatnonzero(allowed[w])
@@ -203,6 +206,8 @@ def _groups(queries: TokenFacts, keys: TokenFacts, real: Array, cross: bool) -> 
             order[w, kind, : len(members)] = members
             begin[w, kind] = np.searchsorted(theirs[w, members], mine[w], side="left")
             end[w, kind] = np.searchsorted(theirs[w, members], mine[w], side="right")
+            if kind == SENTENCE:  # to a row in no sentence no key is in another one: all of them count as its own
+                begin[w, kind, mine[w] < 0], end[w, kind, mine[w] < 0] = 0, len(members)
     return Groups(order, begin, end)
 
 
@@ -236,7 +241,7 @@ def _count(p: Prepared, counted: Array, classes: Array, n_bins: int) -> HeadSums
         "n_keys": p.counted_keys.sum(1),
         "pattern_n": (p.query_bin[:, :, None] == np.arange(PATTERN_BINS)).sum(1),
         "entropy_normalized_n": (p.seen >= 2).sum(1),
-        "received_gini_n": (classes[:, -1] & (p.key_rows >= RECEIVED_MIN_ROWS)).sum(1),
+        "received_gini_n": (p.real & (p.key_rows >= RECEIVED_MIN_ROWS)).sum(1),
     }.items():
         counts[name] = number
     return {name: torch.from_numpy(np.ascontiguousarray(value, dtype=np.float64)) for name, value in counts.items()}
@@ -285,7 +290,7 @@ def _count_classes(lo, hi, hidden, classes, targets):
 
 
 @njit(cache=True, nogil=True)
-def _count_groups(lo, hi, hidden, position, key_shift, cross, order, begin, end, real, counts):
+def _count_groups(lo, hi, hidden, position, key_shift, cross, order, begin, end, told, counts):
     """Rows that see a key of the same token, a key after the same token, a key of another sentence."""
     for w in range(lo.shape[0]):
         for i in range(lo.shape[1]):
@@ -302,9 +307,9 @@ def _count_groups(lo, hi, hidden, position, key_shift, cross, order, begin, end,
                 j = order[w, SENTENCE, g]
                 same += lo[w, i] <= j < hi[w, i] and _visible(hidden, w, i, j)
             for j in range(lo[w, i], hi[w, i]):
-                if real[w, j] and _visible(hidden, w, i, j):
+                if told[w, j] and _visible(hidden, w, i, j):
                     same -= 1
-                    if same < 0:  # more visible real keys than those of the row's own sentence
+                    if same < 0:  # more visible keys in sentences than those of the row's own
                         counts[w, SENTENCE] += 1
                         break
 

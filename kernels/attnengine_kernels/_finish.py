@@ -88,7 +88,7 @@ def _masses(sums: HeadSums, received: Tensor, raw: Raw, facts: Prepared) -> Head
 
 def _gini(received: Tensor, facts: Prepared) -> Tensor:
     """Gini of received / fair share over the keys seen by enough rows, times their number (b, h)."""
-    used = torch.from_numpy(facts.classes[:, -1].astype(bool) & (facts.key_rows >= RECEIVED_MIN_ROWS))  # (b, k)
+    used = torch.from_numpy(facts.real & (facts.key_rows >= RECEIVED_MIN_ROWS))  # (b, k)
     fair = torch.from_numpy(facts.fair).masked_fill(~used, 1.0)
     a = (received / fair[:, None]).masked_fill(~used[:, None], torch.inf).sort(dim=-1).values  # the used ones first
     n = used.sum(dim=1)[:, None, None]

@@ -283,8 +283,9 @@ def _groups(o: Operands, w: int, i: slice, j: slice) -> dict[str, Tensor]:
         groups["same_token_mass"] = (mine == theirs[j]) & real[j] & ~own
         groups["induction_mass"] = (mine == before[j]) & follows[j] & ~own & ~following
     if queries.sentence is not None and keys.sentence is not None and not cross:
-        same = queries.sentence[w, i].to(device)[:, None] == keys.sentence[w, j].to(device)
-        groups["same_sentence"] = same & real[j]
+        mine, theirs = queries.sentence[w, i].to(device)[:, None], keys.sentence[w, j].to(device)
+        # To a row in no sentence no key is in another one.
+        groups["same_sentence"] = ((mine == theirs) | (mine < 0)) & (theirs >= 0) & real[j]
     return groups
 
 

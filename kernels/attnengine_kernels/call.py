@@ -48,7 +48,7 @@ class TokenFacts:
     position: Tensor  # (b, l) int32
     classes: dict[str, Tensor] = field(default_factory=dict)  # name -> (b, l) bool: "first", "special", …
     token_id: Tensor | None = None  # (b, l) int64; None: no token-identity masses (images)
-    sentence: Tensor | None = None  # (b, l) int32; None: no cross_sentence_mass
+    sentence: Tensor | None = None  # (b, l) int32, -1 in none (special tokens); None: no cross_sentence_mass
     patch: Tensor | None = None  # (b, l, 2) int32 (row, column), -1 for prefix tokens; given for images only
 
 

@@ -167,7 +167,8 @@ def _targets(
         targets["same_token_mass"] = visible & real & (mine[:, None] == theirs) & ~itself
         targets["induction_mass"] = visible & has_before & (mine[:, None] == before) & ~itself & ~following
     if queries.sentence is not None and keys.sentence is not None and not cross:
-        targets["cross_sentence_mass"] = visible & real & (queries.sentence[w].cpu()[:, None] != keys.sentence[w].cpu())
+        mine, theirs = queries.sentence[w].cpu()[:, None], keys.sentence[w].cpu()
+        targets["cross_sentence_mass"] = visible & real & (mine != theirs) & (mine >= 0) & (theirs >= 0)
     return targets
 
 

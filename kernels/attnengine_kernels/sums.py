@@ -22,8 +22,9 @@ Ratios: ``x`` (b, h) is a sum and ``x_n`` (b, h) its number of rows, keys or pai
                         self, previous, next (absent for cross-attention); every class of the key tokens (first,
                         special, punctuation, ...); same_token, induction (absent without token ids; in
                         cross-attention i and j count different tokens, so no key is left out as the query itself);
-                        cross_sentence (absent without sentences and for cross-attention); learned_sink (p_sink;
-                        absent without a sink; n: rows). Padding is never a target.
+                        cross_sentence (both stand in a sentence, not the same; absent without sentences and for
+                        cross-attention); learned_sink (p_sink; absent without a sink; n: rows). Padding is never
+                        a target.
     score_mean          score                                               n: pairs
     query_norm          |q|, unscaled                                       n: rows
     key_norm            |k| of counted keys (of the head's key head)        n: counted keys
