@@ -334,15 +334,26 @@ def _neurons(o: Operands, w: int, i: slice, j: slice, product: Tensor, visible: 
     length = torch.linalg.vector_norm(query, dim=-1)
     cosine = (query * spread(see @ o.unit[w, :, j])).sum(dim=-1) / length.masked_fill(length == 0, 1.0)
     o.named["cosine"][w] += cosine.sum(dim=-1)
+    centre = o.centre[w][:, None]  # (h, 1, d)
+
+    def moments(weight: Tensor) -> tuple[Tensor, Tensor]:  # Σ w q k, Σ w (q k)², (h, d), k put together in fp64
+        number = weight.sum(dim=1, dtype=torch.float64)[:, None]  # (r, 1)
+        first, square = spread(weight @ about), spread(weight @ about.square())
+        square = square + 2 * centre * first + number * centre.square()
+        return (query * (first + number * centre)).sum(dim=1), (query.square() * square).sum(dim=1)
+
     if not o.facts.cross:
         placed, _, distance = _offsets(o, w, i, j, visible)
         near = placed.to(key.dtype)
-        out[:, NEAR] += (query * spread(near @ key)).sum(dim=1)
-        out[:, NEAR_SQUARE] += (query.square() * spread(near @ key.square())).sum(dim=1)
-        out[:, NEAR_DISTANCE] += (query * spread((near * distance) @ key)).sum(dim=1)
+        first, square = moments(near)
+        out[:, NEAR] += first
+        out[:, NEAR_SQUARE] += square
+        far = (near * distance).sum(dim=1, dtype=torch.float64)[:, None]
+        out[:, NEAR_DISTANCE] += (query * (spread((near * distance) @ about) + far * centre)).sum(dim=1)
     if scans:
-        out[:, QK] += (query * spread(see @ key)).sum(dim=1)
-        out[:, SQUARE] += (query.square() * spread(see @ key.square())).sum(dim=1)
+        first, square = moments(see)
+        out[:, QK] += first
+        out[:, SQUARE] += square
         more, less = spread(see @ (key > 0).to(key.dtype)), spread(see @ (key < 0).to(key.dtype))
         out[:, POSITIVE] += (more * (query > 0) + less * (query < 0)).sum(dim=1)
         low, high = (spread(x) for x in _extremes(key, visible))
