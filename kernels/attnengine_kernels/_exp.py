@@ -13,6 +13,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 f32 = np.float32
+f64 = np.float64  # float() of a float32 is a float32 to numba
 LOWEST, HIGHEST = f32(-126.0), f32(127.0)  # exponents are clamped to normal numbers: 1e-38 stands for 0
 LOG2E = f32(1.44269504088896341)
 E0, E1, E2 = f32(1.535336188319500e-4), f32(1.339887440266574e-3), f32(9.618437357674640e-3)

@@ -16,6 +16,7 @@ from numba import njit
 from torch import Tensor
 
 from attnengine_kernels._check import check_facts, check_length, hidden_pairs
+from attnengine_kernels._exp import f64
 from attnengine_kernels.call import AttentionCall, HeadSums, TokenFacts
 from attnengine_kernels.sums import PATTERN_BINS, RECEIVED_MIN_ROWS, profile_edges
 
@@ -331,11 +332,11 @@ def _count_offsets(lo, hi, hidden, position, key_shift, placed, query_patch, key
                 if not _visible(hidden, w, i, j):
                     continue
                 step = j - key_shift[w] - position[w, i]
-                far = float(abs(step))
+                far = f64(abs(step))
                 if key_patch.shape[1]:
                     dr = query_patch[w, i, 0] - key_patch[w, j, 0]
                     dc = query_patch[w, i, 1] - key_patch[w, j, 1]
-                    far = np.sqrt(float(dr) * dr + float(dc) * dc)
+                    far = np.sqrt(f64(dr) * dr + f64(dc) * dc)
                 pairs += 1
                 total += far
                 square += far * far

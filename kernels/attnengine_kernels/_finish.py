@@ -52,7 +52,7 @@ def finish(call: AttentionCall, facts: Prepared, raw: Raw) -> HeadSums:
     poisoned = torch.from_numpy(~np.isfinite(raw.tile[..., 0]))  # (b, h)
     if bool(poisoned.any()):
         for name, value in sums.items():
-            if not name.endswith("_n"):
+            if name == "share_n" or not name.endswith("_n"):
                 value[poisoned] = torch.nan
     return sums | _spread(counts, sums, h)
 

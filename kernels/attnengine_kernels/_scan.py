@@ -12,6 +12,8 @@ import math
 
 from numba import njit
 
+from attnengine_kernels._exp import f64
+
 ADD = {"reassoc", "contract", "nsz"}
 
 #: Rows of the result (b, h, len(NEURON_SUMS), d).
@@ -39,7 +41,7 @@ def _add(x, factor, out):
 @njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
 def _step_square(old, new, x, factor):
     for e in range(x.shape[0]):
-        v = float(x[e])
+        v = f64(x[e])
         new[e] = old[e] + factor * v * v
 
 
@@ -53,7 +55,7 @@ def _step_sign(old, new, x, sign):
 def _norm(x):
     square = 0.0
     for e in range(x.shape[0]):
-        square += float(x[e]) * x[e]
+        square += f64(x[e]) * x[e]
     return math.sqrt(square)
 
 
@@ -133,7 +135,7 @@ def _times(q, before, after, out):
 @njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
 def _times_square(q, before, after, out):
     for e in range(q.shape[0]):
-        x = float(q[e])
+        x = f64(q[e])
         out[e] += x * x * (after[e] - before[e])
 
 
@@ -228,7 +230,7 @@ def _scan_group(
             row = q[head, i]
             cosine[head] += _row_sums(row, prefix[first], prefix[end], out[head])
             _row_extremes(row, table, first, end, out[head, LOW], out[head, HIGH])
-            _add_product(-_inner(row, total) / (float(n) * n), row, total, out[head, SHARE])
+            _add_product(-_inner(row, total) / (f64(n) * n), row, total, out[head, SHARE])
             if not cross and position[i] >= 0:
                 _row_distance(row, position[i], images, prefix[first], prefix[middle], prefix[end], out[head])
     for head in range(q.shape[0]):
@@ -267,6 +269,6 @@ def patch_pass(query, key, lo, hi, position, placed, query_patch, key_patch, tot
             total[:] = 0.0
             for j in range(max(lo[i], placed[0]), min(hi[i], placed[1])):
                 dr, dc = query_patch[i, 0] - key_patch[j, 0], query_patch[i, 1] - key_patch[j, 1]
-                _add(key[one, j], math.sqrt(float(dr * dr + dc * dc)), total)
+                _add(key[one, j], math.sqrt(f64(dr * dr + dc * dc)), total)
             for head in range(one * group, (one + 1) * group):
                 _add_product(1.0, query[head, i], total, sums[head, NEAR_DISTANCE])

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numba import njit
 
+from attnengine_kernels._exp import f64
 from attnengine_kernels._scan import (
     ADD,
     HIGH,
@@ -24,7 +25,7 @@ from attnengine_kernels._scan import (
 @njit(cache=True, nogil=True, fastmath=ADD)
 def _pair(q, k, near, far, out):
     for e in range(q.shape[0]):
-        x = float(q[e]) * k[e]
+        x = f64(q[e]) * k[e]
         out[QK, e] += x
         out[SQUARE, e] += x * x
         out[POSITIVE, e] += 1.0 if x > 0 else 0.0
@@ -42,15 +43,15 @@ def _row_share(q, key, centre, veil, begin, end, n, out):
     weighted, total = np.zeros(d), np.zeros(d)
     cosine, length = 0.0, 0.0
     for e in range(d):
-        length += float(q[e]) * q[e]
+        length += f64(q[e]) * q[e]
     for j in range(begin, end):
         if veil[j]:
             continue
         dot, raw, norm = 0.0, 0.0, 0.0
         for e in range(d):
             dot += q[e] * (key[j, e] - centre[e])
-            raw += float(q[e]) * key[j, e]
-            norm += float(key[j, e]) * key[j, e]
+            raw += f64(q[e]) * key[j, e]
+            norm += f64(key[j, e]) * key[j, e]
         cosine += 0.0 if norm * length == 0 else raw / math.sqrt(norm * length)
         for e in range(d):
             weighted[e] += dot * (key[j, e] - centre[e])
@@ -81,8 +82,8 @@ def scan_hidden_pass(
                     continue
                 near, far = 0.0, 0.0
                 if not cross and position[i] >= 0 and placed[0] <= j < placed[1]:
-                    near, far = 1.0, float(abs(j - key_shift - position[i]))
+                    near, far = 1.0, f64(abs(j - key_shift - position[i]))
                     if key_patch.shape[0] > 0:
                         dr, dc = query_patch[i, 0] - key_patch[j, 0], query_patch[i, 1] - key_patch[j, 1]
-                        far = math.sqrt(float(dr * dr + dc * dc))
+                        far = math.sqrt(f64(dr * dr + dc * dc))
                 _pair(q, k[j], near, far, out)

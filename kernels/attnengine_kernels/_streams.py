@@ -10,6 +10,8 @@ import math
 import numpy as np
 from numba import njit
 
+from attnengine_kernels._exp import f64
+
 ADD = {"reassoc", "contract", "nsz"}
 TURN = 16  # keys transposed at a time: a cache line of each dimension
 
@@ -23,7 +25,7 @@ def _copy(row, clean, total):
         square += row[e] * row[e]
     for e in range(row.shape[0]):
         total[e] += clean[e]
-    return math.sqrt(float(square))
+    return math.sqrt(f64(square))
 
 
 @njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
@@ -31,7 +33,7 @@ def _length(row):
     square = np.float32(0.0)
     for e in range(row.shape[0]):
         square += row[e] * row[e]
-    return math.sqrt(float(square))
+    return math.sqrt(f64(square))
 
 
 @njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
@@ -97,7 +99,7 @@ def _add_squares(row, centre, total):
     """Adds the row's squares to ``total``; returns row · centre."""
     common = 0.0
     for e in range(row.shape[0]):
-        x = float(row[e])
+        x = f64(row[e])
         total[e] += x * x
         common += x * centre[e]
     return common

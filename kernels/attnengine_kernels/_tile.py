@@ -13,7 +13,7 @@ import math
 import numpy as np
 from numba import njit
 
-from attnengine_kernels._exp import LOG2E, ZERO, f32, fast_exp2, fast_tanh, least, most
+from attnengine_kernels._exp import LOG2E, ZERO, f32, f64, fast_exp2, fast_tanh, least, most
 from attnengine_kernels._facts import INDUCTION, SAME_TOKEN, SENTENCE, own_key
 from attnengine_kernels.sums import PATTERN_BINS
 
@@ -70,7 +70,7 @@ def _recentre(row, factor, shift, softcap, bias):
             low = least(low, u)
             high = most(high, u)
             row[j] = u
-    return mean, float(square), float(low), float(high)
+    return mean, f64(square), f64(low), f64(high)
 
 
 @njit(cache=True, nogil=True, _nrt=False, fastmath=ADD)
@@ -95,7 +95,7 @@ def _exponentiate(row, factor, rest, value_norm, received):
         surprise += p * t
         weighted += p * value_norm[j]
         received[j] += p
-    return float(mass), float(surprise) / LOG2E, float(weighted)
+    return f64(mass), f64(surprise) / LOG2E, f64(weighted)
 
 
 @njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
@@ -109,7 +109,7 @@ def _offsets(row, profile, offset):
         mass += p
         signed += p * step
         distance += p * abs(step)
-    return float(mass), float(signed), float(distance)
+    return f64(mass), f64(signed), f64(distance)
 
 
 @njit(cache=True, nogil=True, _nrt=False, fastmath=ADD)
@@ -119,7 +119,7 @@ def _euclid(row, here, patches):
     for j in range(row.shape[0]):
         dr, dc = here[0] - patches[j, 0], here[1] - patches[j, 1]
         distance += row[j] * f32(math.sqrt(dr * dr + dc * dc))
-    return float(distance)
+    return f64(distance)
 
 
 @njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
@@ -127,7 +127,7 @@ def _range_sum(row):
     total = ZERO
     for j in range(row.shape[0]):
         total += row[j]
-    return float(total)
+    return f64(total)
 
 
 @njit(cache=True, nogil=True, _nrt=False)
@@ -262,7 +262,7 @@ def _tile_head(
         live = row[low:high]
         pair_bias = bias[head % bias.shape[0], i if biased else 0, low * biased : high * biased]
         inverse[i], weighted, counts = _row(
-            live, seen[at], factor, shift[at], float(lse[at]), given, sink, softcap, pair_bias, norm[lo[at] : hi[at]],
+            live, seen[at], factor, shift[at], f64(lse[at]), given, sink, softcap, pair_bias, norm[lo[at] : hi[at]],
             column[low:high], aside, out,
         )  # fmt: skip
         if not weighted <= 0:  # NaN stays in
@@ -315,10 +315,10 @@ def _add_attended(q, scale, ak, ak2, first, second, cross):
     for n in range(q.shape[0]):
         first[n] += q[n] * scale * ak[n]
     for n in range(q.shape[0]):
-        x = float(q[n])
+        x = f64(q[n])
         second[n] += x * x * scale * ak2[n]
     for n in range(q.shape[0]):
-        x = float(q[n])
+        x = f64(q[n])
         cross[n] += x * x * scale * ak[n]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from attnengine_kernels._exp import f64
 from attnengine_kernels._scan import ADD, HIGH, LOW, NEAR, NEAR_DISTANCE, NEAR_SQUARE, POSITIVE, QK, SQUARE
 
 # Totals over one side: x, x², number > 0, number < 0, x / |x|, and over tokens with a position x, x², position · x.
@@ -23,7 +24,7 @@ def _add(x, factor, out):
 @njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
 def _add_square(x, out):
     for e in range(x.shape[0]):
-        v = float(x[e])
+        v = f64(x[e])
         out[e] += v * v
 
 
@@ -57,7 +58,7 @@ def _totals(x, norm, begin, end, counts, placed, shift, total):
         _raise(row, -1.0, total[LEAST])
         _raise(row, 1.0, total[MOST])
         if placed[0] <= j < placed[1]:
-            _add(row, float(j - shift), total[MOMENT])
+            _add(row, f64(j - shift), total[MOMENT])
     for e in range(x.shape[1]):
         total[LEAST, e] *= -1
         total[PLACED, e], total[PLACED_SQUARES, e] = total[SUM, e], total[SQUARES, e]
@@ -65,7 +66,7 @@ def _totals(x, norm, begin, end, counts, placed, shift, total):
         if counts[j] != 0 and not placed[0] <= j < placed[1]:
             _add(x[j], -1.0, total[PLACED])
             for e in range(x.shape[1]):
-                total[PLACED_SQUARES, e] -= float(x[j, e]) * x[j, e]
+                total[PLACED_SQUARES, e] -= f64(x[j, e]) * x[j, e]
 
 
 @njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
@@ -84,9 +85,9 @@ def _distances(q, k, seen, position, shift, begin, end, total, left, moment, out
             continue
         while reached < end and reached - shift <= position[i]:
             _add(k[reached], 1.0, left)
-            _add(k[reached], float(reached - shift), moment)
+            _add(k[reached], f64(reached - shift), moment)
             reached += 1
-        _add_distance(q[i], float(position[i]), left, moment, total[PLACED], total[MOMENT], out)
+        _add_distance(q[i], f64(position[i]), left, moment, total[PLACED], total[MOMENT], out)
 
 
 @njit(cache=True, nogil=True, _nrt=False, fastmath=ADD)

@@ -309,7 +309,10 @@ def _profile(o: Operands, w: int, i: slice, j: slice, p: Tensor) -> None:
     skewed = torch.nn.functional.pad(p.flip(1), (0, r)).flatten(1)[:, : r * width].view(h, r, width)
     diagonal = skewed.sum(dim=1).double()  # (h, width): column x holds key - row = x - (r - 1), both in the block
     facts = o.facts
-    query_shift = int((facts.position[w, i] - np.arange(i.start, i.stop)).max())  # position - index where there is one
+    placed = np.flatnonzero(facts.position[w, i] >= 0)
+    if len(placed) == 0:
+        return
+    query_shift = int(facts.position[w, i][placed[0]]) - (i.start + int(placed[0]))  # position - index
     last = max(int(facts.position.max()), 0)
     x = np.arange(width) - (r - 1) - (i.start - j.start + query_shift + int(facts.key_shift[w])) + last
     bins = facts.offset_bin[np.clip(x, 0, len(facts.offset_bin) - 1)]  # beyond the ends nothing has a position
