@@ -139,8 +139,9 @@ def _piece(job: _Job, w: int, first: int, last: int) -> None:
     heads = slice(first * group, last * group)
     with torch.inference_mode():
         operands = _operands(job, w, first, last, heads)
-        _scan(job, operands, w, heads)
-        _sweep(job, operands, w, heads)
+        if job.facts.seen[w].any():
+            _scan(job, operands, w, heads)
+            _sweep(job, operands, w, heads)
 
 
 def _operands(job: _Job, w: int, first: int, last: int, heads: slice) -> _Operands:
