@@ -59,6 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--measure-memory", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    transformers.utils.logging.set_verbosity_error()  # the bundled checkpoint has a pooler that is not loaded
+    transformers.utils.logging.disable_progress_bar()
     if options.measure_memory:
         print(json.dumps(peak_memory(options.measure_memory)))
         return

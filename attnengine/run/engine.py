@@ -139,6 +139,7 @@ def check_mass(site: Site, sums: dict[str, torch.Tensor]) -> None:
 def execute(job: Job, run: Path, manifest: dict[str, Any], reporter: Reporter) -> None:
     """Run every shard that is not on disk yet, then write the tables and mark the run complete."""
     plan, started = job.plan, time.perf_counter()
+    reporter.say("measuring the centres of second moments (the first run of an installation compiles its CPU kernels)")
     pilots = kept_pilots(job, run)
     todo = [shard for shard in range(len(plan.shards)) if not shards.shard_path(run, shard).exists()]
     total = int(job.feed.n_tokens.sum())

@@ -1,7 +1,6 @@
 """Whatever goes wrong, a user sees one line that says what to do, exit code 2, and no run that looks complete."""
 
 import json
-import os
 import shutil
 import sys
 
@@ -199,7 +198,5 @@ def test_nan_weights_are_reported_by_head_and_not_averaged_away(attnengine, tiny
     assert run.heads[~bad].entropy.notna().all()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written(attnengine, tiny_bert, corpus, tmp_path):
-    tmp_path.chmod(0o500)
-    refused(attnengine("run", tiny_bert, corpus, "-o", tmp_path / "r"), "give a folder that can be written")
+def test_a_folder_that_cannot_be_written(attnengine, tiny_bert, corpus):
+    refused(attnengine("run", tiny_bert, corpus, "-o", "/dev/null/r"), "give a folder that can be written")
