@@ -194,10 +194,12 @@ def peak_memory(length: int) -> dict[str, Any]:
 
 
 def peak_rss() -> float:
-    """Peak resident memory of this process in MB."""
-    import resource
+    """Peak resident memory of this process in MB (Linux).
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    Not getrusage: its ru_maxrss survives exec, so that a child would report its parent's peak.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
 
 
 def environment(threads: int) -> dict[str, Any]:
