@@ -224,7 +224,8 @@ def demo(
         explore([output], port=port, host="127.0.0.1", token=None, browser=True)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+# Options after WHAT are the benchmark's own, --help too.
+@app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})
 def bench(
     context: typer.Context,
     what: Annotated[str, typer.Argument(help="run: whole forwards on the CPU; gpu: every kernel on a CUDA machine.")],
