@@ -113,9 +113,7 @@ class Run:
         if (site is None) == (layer is None):
             raise ValueError("give either site= or layer=")
         table = self.sites
-        found = table if layer is not None else table[table.site == site]
-        if layer is not None:
-            found = table[table.layer == layer]
+        found = table[table.layer == layer] if site is None else table[table.site == site]
         if len(found) != 1:
             rows = table.itertuples()
             listing = ", ".join(f"{row.site} ({row.stack or 'layer'} {row.layer} {row.kind})" for row in rows)
