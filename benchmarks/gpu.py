@@ -22,9 +22,9 @@ import torch
 import triton
 
 from attnengine_kernels.call import AttentionCall, empty_facts
+from attnengine_kernels.gpu.rows import row_lse, row_pass
+from attnengine_kernels.gpu.scans import scan_pass
 from attnengine_kernels.reference import head_sums, pattern
-from attnengine_kernels.rows import row_lse, row_pass
-from attnengine_kernels.scans import scan_pass
 from attnengine_kernels.sums import LIMIT_ATTENDED_BF16, LIMIT_ATTENDED_FP32, LIMIT_ENTROPY, LIMIT_MASS
 
 RESULTS = Path(__file__).parent / "results"

@@ -16,8 +16,8 @@ from numba import njit
 from torch import Tensor
 
 from attnengine_kernels._check import check_facts, check_length, hidden_pairs
-from attnengine_kernels._exp import f64
 from attnengine_kernels.call import AttentionCall, HeadSums, TokenFacts
+from attnengine_kernels.cpu._exp import f64
 from attnengine_kernels.sums import PATTERN_BINS, RECEIVED_MIN_ROWS, profile_edges
 
 SAME_TOKEN, INDUCTION, SENTENCE = 0, 1, 2

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from attnengine_kernels._facts import Prepared
-from attnengine_kernels._scan import NEURON_SUMS
-from attnengine_kernels._tile import SUMS
 from attnengine_kernels.call import AttentionCall, HeadSums
+from attnengine_kernels.cpu._scan import NEURON_SUMS
+from attnengine_kernels.cpu._tile import SUMS
 from attnengine_kernels.sums import PATTERN_BINS, RECEIVED_MIN_ROWS
 
 Array = np.ndarray[Any, Any]

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import torch
 
-from attnengine_kernels import blocked, cpu, reference
+from attnengine_kernels import blocked, reference
 from attnengine_kernels._facts import Memory
 from attnengine_kernels.call import AttentionCall, HeadSums, TokenFacts
+from attnengine_kernels.cpu import head_sums as cpu
 
 #: Path -> pass -> what runs it. "places" is where the pattern lies: keys, offsets, groups of tokens; "facts" is what
 #: depends on tokens and masks only; "hidden scans" replaces "scans" where a bias of -inf hides pairs.
@@ -67,6 +68,6 @@ def _implementation(path: str) -> Callable[..., HeadSums]:
         return cpu.head_sums
     if path == "torch":
         return blocked.head_sums
-    from attnengine_kernels import _cuda  # triton exists on Linux only
+    from attnengine_kernels.gpu import head_sums as gpu  # triton exists on Linux only
 
-    return _cuda.head_sums
+    return gpu.head_sums

@@ -20,7 +20,8 @@ from attnengine_kernels._check import check_call
 from attnengine_kernels._exact import exact_products
 from attnengine_kernels._facts import Memory, Prepared
 from attnengine_kernels._finish import Raw, finish
-from attnengine_kernels._scan import (
+from attnengine_kernels.call import AttentionCall, HeadSums, TokenFacts
+from attnengine_kernels.cpu._scan import (
     HIGH,
     LOW,
     NEAR,
@@ -32,8 +33,7 @@ from attnengine_kernels._scan import (
     SHARE,
     SQUARE,
 )
-from attnengine_kernels._tile import SUMS
-from attnengine_kernels.call import AttentionCall, HeadSums, TokenFacts
+from attnengine_kernels.cpu._tile import SUMS
 from attnengine_kernels.sums import PATTERN_BINS, profile_edges
 
 BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**25}  # of one (h, rows, keys) array

@@ -2,7 +2,7 @@
 
 Nothing here knows a model or a corpus; every field is a tensor or a number. Shapes use
 ``b`` windows of a batch, ``h`` query heads, ``hkv`` key heads (h % hkv == 0), ``q`` query
-positions, ``k`` key positions, ``d`` the width of queries and keys, ``dv`` that of values.
+positions, ``k`` key positions, ``d`` the width of queries and keys, ``dv`` that of values, ``l`` tokens of one stream.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
 
@@ -23,16 +24,16 @@ class AttentionCall:
     ``lo[b, i] <= j < hi[b, i]`` and the bias there is not -inf.
     """
 
-    query: Tensor  # (b, h, q, d) floating
-    key: Tensor  # (b, hkv, k, d)
-    value: Tensor  # (b, hkv, k, dv)
-    lo: Tensor  # (b, q) int32: first visible key of the row
-    hi: Tensor  # (b, q) int32: one past the last visible key; hi == lo sees nothing
+    query: Float[Tensor, "b h q d"]
+    key: Float[Tensor, "b hkv k d"]
+    value: Float[Tensor, "b hkv k dv"]
+    lo: Int32[Tensor, "b q"]  # first visible key of the row
+    hi: Int32[Tensor, "b q"]  # one past the last visible key; hi == lo sees nothing
     scale: float
     softcap: float | None = None
-    sink: Tensor | None = None  # (h,) learned sink scores, as they enter the softmax
-    bias: Tensor | None = None  # (1 or b, 1 or h, q, k) added to the score; -inf hides the pair
-    lse: Tensor | None = None  # (b, h, q) fp32, natural log, the vendor's, sink included; None: the kernel makes it
+    sink: Float[Tensor, h] | None = None  # learned sink scores, as they enter the softmax
+    bias: Float[Tensor, "#b #h q k"] | None = None  # added to the score; -inf hides the pair
+    lse: Float[Tensor, "b h q"] | None = None  # natural log, the vendor's, sink included; None: the kernel makes it
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,13 @@ class TokenFacts:
     bins are taken from; -1 marks padding, and in images the prefix tokens, which have no place in the picture.
     """
 
-    real: Tensor  # (b, l) bool: a token of the window, not padding
-    counted: Tensor  # (b, l) bool: real, and counted in this window (a token of two overlapping windows counts once)
-    position: Tensor  # (b, l) int32
-    classes: dict[str, Tensor] = field(default_factory=dict)  # name -> (b, l) bool: "first", "special", …
-    token_id: Tensor | None = None  # (b, l) int64; None: no token-identity masses (images)
-    sentence: Tensor | None = None  # (b, l) int32, -1 in none (special tokens); None: no cross_sentence_mass
-    patch: Tensor | None = None  # (b, l, 2) int32 (row, column), -1 for prefix tokens; given for images only
+    real: Bool[Tensor, "b l"]  # a token of the window, not padding
+    counted: Bool[Tensor, "b l"]  # real, and counted in this window (a token of two overlapping windows counts once)
+    position: Int32[Tensor, "b l"]
+    classes: dict[str, Bool[Tensor, "b l"]] = field(default_factory=dict)  # "first", "special", …
+    token_id: Int64[Tensor, "b l"] | None = None  # None: no token-identity masses (images)
+    sentence: Int32[Tensor, "b l"] | None = None  # -1 in none (special tokens); None: no cross_sentence_mass
+    patch: Int32[Tensor, "b l 2"] | None = None  # (row, column), -1 for prefix tokens; given for images only
 
 
 HeadSums = dict[str, Tensor]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from attnengine_kernels._aot import Resources, Variant
+from attnengine_kernels.gpu.aot import Resources, Variant
 
 
 def variant(arch: int, dtype: str = "bf16", kernel: str = "row ak") -> Variant:
@@ -24,7 +24,7 @@ def test_a_slice_of_the_table_has_no_defect(
 ) -> None:
     """No stack, shared memory within the architecture, wgmma where Hopper has it: the command exits 0."""
     done = subprocess.run(
-        [sys.executable, "-m", "attnengine_kernels._aot", "--arch", str(arch), "--dim", str(dim), "--dtype", dtype,
+        [sys.executable, "-m", "attnengine_kernels.gpu.aot", "--arch", str(arch), "--dim", str(dim), "--dtype", dtype,
          "--kernel", kernel],
         capture_output=True, text=True, check=False,
         env=without_interpreter | {"PYTHONPATH": str(root / "kernels")},

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from attnengine_kernels.call import AttentionCall
+from attnengine_kernels.gpu.rows import RowStats, row_lse, row_pass
 from attnengine_kernels.reference import pattern
-from attnengine_kernels.rows import RowStats, row_lse, row_pass
 from attnengine_kernels.sums import LIMIT_ATTENDED_BF16, LIMIT_ATTENDED_FP32, LIMIT_ENTROPY, LIMIT_MASS
 from tests.kernels.calls import DEVICE, adversarial, make_call, poisoned
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from attnengine_kernels.call import TokenFacts, empty_facts
+from attnengine_kernels.gpu.scans import scan_pass
 from attnengine_kernels.reference import head_sums
-from attnengine_kernels.scans import scan_pass
 from tests.kernels.calls import DEVICE, make_call, poisoned
 
 pytestmark = [pytest.mark.gpu] if DEVICE.type == "cuda" else []

@@ -31,7 +31,7 @@ def test_the_demo_covers_all_topics_with_every_statistic_in_under_ten_minutes(tm
 
 def test_every_shipped_kernel_compiles_for_every_target_without_a_defect(without_interpreter, root):
     """The full ahead-of-time matrix: exit 0 means no stack, no spills, shared memory in bounds, wgmma on sm_90."""
-    command = [sys.executable, "-m", "attnengine_kernels._aot"]
+    command = [sys.executable, "-m", "attnengine_kernels.gpu.aot"]
     environment = without_interpreter | {"PYTHONPATH": str(root / "kernels")}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=4000)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

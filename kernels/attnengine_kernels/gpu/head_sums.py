@@ -1,4 +1,4 @@
-"""The CUDA path: Triton's row pass and scan pass, and the torch blocks of :mod:`.blocked` for where p lies."""
+"""The CUDA path: Triton's row pass and scan pass, and torch blocks (:mod:`..blocked`) for where p lies."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from attnengine_kernels._check import check_call
 from attnengine_kernels._exact import exact_products
 from attnengine_kernels._facts import Memory
 from attnengine_kernels._finish import finish
-from attnengine_kernels._scan import HIGH, LOW, POSITIVE, QK, SQUARE
 from attnengine_kernels.blocked import Operands, collect, start, sweep
 from attnengine_kernels.call import AttentionCall, HeadSums, TokenFacts
-from attnengine_kernels.rows import row_pass
-from attnengine_kernels.scans import scan_pass
+from attnengine_kernels.cpu._scan import HIGH, LOW, POSITIVE, QK, SQUARE
+from attnengine_kernels.gpu.rows import row_pass
+from attnengine_kernels.gpu.scans import scan_pass
 
 
 def head_sums(

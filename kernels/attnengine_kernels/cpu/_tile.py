@@ -13,8 +13,8 @@ import math
 import numpy as np
 from numba import njit
 
-from attnengine_kernels._exp import LOG2E, ZERO, f32, f64, fast_exp2, fast_tanh, least, most
 from attnengine_kernels._facts import INDUCTION, SAME_TOKEN, SENTENCE, own_key
+from attnengine_kernels.cpu._exp import LOG2E, ZERO, f32, f64, fast_exp2, fast_tanh, least, most
 from attnengine_kernels.sums import PATTERN_BINS
 
 #: What a head's row of ``sums`` holds.

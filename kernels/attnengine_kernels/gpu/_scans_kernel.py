@@ -1,4 +1,4 @@
-"""The jitted kernels of the scan pass (see :mod:`attnengine_kernels.scans`): key tile totals, then row blocks.
+"""The jitted kernels of the scan pass (see :mod:`attnengine_kernels.gpu.scans`): key tile totals, then row blocks.
 
 Axes in comments: ``m`` query rows, ``t`` keys of a tile, ``c`` tiles taken at a time, ``d`` a block of dims.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from attnengine_kernels._rows_kernel import _interval
+from attnengine_kernels.gpu._rows_kernel import _interval
 
 
 @triton.jit

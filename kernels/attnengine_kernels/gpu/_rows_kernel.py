@@ -1,4 +1,4 @@
-"""The jitted kernels of the row pass (see :mod:`attnengine_kernels.rows`): log-sum-exp, and the known-lse sweep.
+"""The jitted kernels of the row pass (see :mod:`attnengine_kernels.gpu.rows`): log-sum-exp, and the known-lse sweep.
 
 Axes in comments: ``m`` query rows and ``n`` keys of a tile, ``d`` dims, ``f`` features. Addresses are int64 but for
 offsets inside one tile. Key tiles that need a mask come first, then the long middle, which pays for none.

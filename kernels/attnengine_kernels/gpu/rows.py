@@ -17,7 +17,8 @@ import torch
 import triton
 from torch import Tensor
 
-from attnengine_kernels._launch import (
+from attnengine_kernels.call import AttentionCall
+from attnengine_kernels.gpu._launch import (
     MAX_FEATURES,
     Shipped,
     Tile,
@@ -29,8 +30,7 @@ from attnengine_kernels._launch import (
     seen_mean,
     unit_stride,
 )
-from attnengine_kernels._rows_kernel import lse_kernel, row_kernel
-from attnengine_kernels.call import AttentionCall
+from attnengine_kernels.gpu._rows_kernel import lse_kernel, row_kernel
 
 STATS = ("row_sum", "entropy", "p_max", "score_max", "score_min", "score_mean", "score_m2")
 

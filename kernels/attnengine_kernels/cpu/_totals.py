@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from attnengine_kernels._exp import f64
-from attnengine_kernels._scan import ADD, HIGH, LOW, NEAR, NEAR_DISTANCE, NEAR_SQUARE, POSITIVE, QK, SQUARE
+from attnengine_kernels.cpu._exp import f64
+from attnengine_kernels.cpu._scan import ADD, HIGH, LOW, NEAR, NEAR_DISTANCE, NEAR_SQUARE, POSITIVE, QK, SQUARE
 
 # Totals over one side: x, x², number > 0, number < 0, x / |x|, and over tokens with a position x, x², position · x.
 SUM, SQUARES, MORE, LESS, UNIT, PLACED, PLACED_SQUARES, MOMENT, LEAST, MOST = range(10)

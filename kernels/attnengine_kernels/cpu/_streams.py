@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numba import njit
 
-from attnengine_kernels._exp import f64
+from attnengine_kernels.cpu._exp import f64
 
 ADD = {"reassoc", "contract", "nsz"}
 TURN = 16  # keys transposed at a time: a cache line of each dimension

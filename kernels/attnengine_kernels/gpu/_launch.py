@@ -1,7 +1,7 @@
 """What every Triton launch of the library needs: checked arguments, tile sizes, element types.
 
 Tile sizes are a fixed table, not an autotuner, so that the same input on the same GPU gives the same bits. They were
-chosen by compiling every entry ahead of time for sm_80 and sm_90 (``python -m attnengine_kernels._aot``): nothing
+chosen by compiling every entry ahead of time for sm_80 and sm_90 (``python -m attnengine_kernels.gpu.aot``): nothing
 spills, and shared memory stays below what the architecture has.
 """
 

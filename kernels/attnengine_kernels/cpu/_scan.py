@@ -12,7 +12,7 @@ import math
 
 from numba import njit
 
-from attnengine_kernels._exp import f64
+from attnengine_kernels.cpu._exp import f64
 
 ADD = {"reassoc", "contract", "nsz"}
 

@@ -1,6 +1,6 @@
 """Compile every shipped (kernel, head width, type, architecture) without a GPU and show what the machine code needs.
 
-    python -m attnengine_kernels._aot [--arch 90] [--dim 128] [--dtype bf16] [--kernel row]
+    python -m attnengine_kernels.gpu.aot [--arch 90] [--dim 128] [--dtype bf16] [--kernel row]
 
 A row that spills to the stack, asks for more shared memory than the architecture has, misses Hopper's wgmma, or was
 serialised by ptxas (warning C7512: a wgmma waits for the one before) is a defect; the command exits 1 if there is one.
@@ -25,7 +25,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from attnengine_kernels import rows, scans
+from attnengine_kernels.gpu import rows, scans
 
 DIMS = (16, 32, 64, 72, 80, 96, 128, 192, 256)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -115,7 +115,7 @@ def _tool(name: str, *arguments: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table of the chosen variants; 1 if any has a defect."""
-    parser = argparse.ArgumentParser(prog="python -m attnengine_kernels._aot", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m attnengine_kernels.gpu.aot", description=__doc__.split("\n")[0])
     parser.add_argument("--arch", type=int, choices=ARCHITECTURES)
     parser.add_argument("--dim", type=int, choices=DIMS)
     parser.add_argument("--dtype", choices=DTYPES)

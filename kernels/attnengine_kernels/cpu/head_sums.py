@@ -20,14 +20,14 @@ from attnengine_kernels._check import check_call
 from attnengine_kernels._exact import exact_products
 from attnengine_kernels._facts import Memory, Prepared
 from attnengine_kernels._finish import Raw, finish
-from attnengine_kernels._scan import HIGH, LOW, NEURON_SUMS, SHARE, patch_pass, scan_pass
-from attnengine_kernels._scan_hidden import scan_hidden_pass
-from attnengine_kernels._shares import interval_squares, uniform_shares
-from attnengine_kernels._streams import key_stream, query_stream, value_stream
-from attnengine_kernels._tile import SCORE_MAX, SCORE_MIN, SUMS, attend_pass, tile_pass
-from attnengine_kernels._totals import totals_pass
-from attnengine_kernels._workers import in_parallel, room
 from attnengine_kernels.call import AttentionCall, HeadSums, TokenFacts
+from attnengine_kernels.cpu._scan import HIGH, LOW, NEURON_SUMS, SHARE, patch_pass, scan_pass
+from attnengine_kernels.cpu._scan_hidden import scan_hidden_pass
+from attnengine_kernels.cpu._shares import interval_squares, uniform_shares
+from attnengine_kernels.cpu._streams import key_stream, query_stream, value_stream
+from attnengine_kernels.cpu._tile import SCORE_MAX, SCORE_MIN, SUMS, attend_pass, tile_pass
+from attnengine_kernels.cpu._totals import totals_pass
+from attnengine_kernels.cpu._workers import in_parallel, room
 from attnengine_kernels.sums import PATTERN_BINS, profile_edges
 
 PIECE = 2**12  # heads times keys of a piece: its tile and operands stay in a core's L2 cache
@@ -83,7 +83,7 @@ def head_sums(
     """Every sum of :mod:`.sums` for one attention call on the CPU, in O(L) memory per head.
 
     As :func:`.reference.head_sums`; inputs fp32, fp16 or bf16 (computed in fp32). ``memory`` saves the work that
-    depends on facts and mask only. Raises ValueError for shapes that do not fit and for fp64, which :mod:`.blocked`
+    depends on facts and mask only. Raises ValueError for shapes that do not fit and for fp64, which the path "torch"
     takes.
     """
     check_call(call)

@@ -17,9 +17,9 @@ import triton
 from torch import Tensor
 
 from attnengine_kernels._check import hidden_pairs
-from attnengine_kernels._launch import Shipped, Tile, check_triton, keys_seen, padded_dim, seen_mean, unit_stride
-from attnengine_kernels._scans_kernel import scan_kernel, totals_kernel
 from attnengine_kernels.call import AttentionCall
+from attnengine_kernels.gpu._launch import Shipped, Tile, check_triton, keys_seen, padded_dim, seen_mean, unit_stride
+from attnengine_kernels.gpu._scans_kernel import scan_kernel, totals_kernel
 
 TILE = Tile(m=64, n=32, edge=32, warps=8, stages=1)
 MAX_DIM_BLOCK = 16

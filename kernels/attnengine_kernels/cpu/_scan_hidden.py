@@ -7,8 +7,8 @@ import math
 import numpy as np
 from numba import njit
 
-from attnengine_kernels._exp import f64
-from attnengine_kernels._scan import (
+from attnengine_kernels.cpu._exp import f64
+from attnengine_kernels.cpu._scan import (
     ADD,
     HIGH,
     LOW,

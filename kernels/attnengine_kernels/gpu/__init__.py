@@ -1,0 +1,1 @@
+"""The Triton passes and the CUDA path made of them. Importing this package imports triton (Linux only)."""
