@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attnengine_kernels.call import AttentionCall
+from attnengine_kernels.gpu._ops import flat
 from attnengine_kernels.gpu.rows import RowStats, row_lse, row_pass
 from attnengine_kernels.reference import pattern
 from attnengine_kernels.sums import LIMIT_ATTENDED_BF16, LIMIT_ATTENDED_FP32, LIMIT_ENTROPY, LIMIT_MASS
@@ -51,6 +52,8 @@ def agrees(call: AttentionCall, got: RowStats, features: Tensor | None, attended
         assert worst <= limit, f"{name} is off by {worst:.2e}, limit {limit:.2e}"
 
     assert torch.equal(got.visible.cpu().long(), n)
+    sunk = 0.0 if call.sink is None else torch.exp(call.sink.cpu().double()[:, None] - dense.lse)
+    close("mass_defect", (total + sunk - 1).abs(), LIMIT_MASS)
     close("entropy", -torch.special.xlogy(p_hat, p_hat).sum(-1), LIMIT_ENTROPY)
     close("row_sum", total, LIMIT_MASS)
     close("p_max", p_hat.amax(-1), LIMIT_MASS)
@@ -117,10 +120,7 @@ def test_what_changes_the_scores(options: dict[str, float]) -> None:
     features = token_features(call)
     got = row_pass(call, features, want_ak2=True)
     agrees(call, got, features)
-    if call.sink is not None:
-        some = got.visible > 0
-        whole = got.row_sum + torch.exp(call.sink[None, :, None] - got.lse)
-        assert (whole[some] - 1).abs().max() < 1e-6
+    assert got.mass_defect.max() < 1e-6
 
 
 def test_a_bias_of_minus_infinity_hides_the_pair() -> None:
@@ -143,6 +143,7 @@ def test_a_given_lse_is_used_and_its_error_shows() -> None:
     got = row_pass(given, features)
     agrees(given, got, features)
     assert (got.row_sum - torch.exp(torch.tensor(-0.01))).abs().max() < 1e-5
+    assert (got.mass_defect - (1 - torch.exp(torch.tensor(-0.01)))).abs().max() < 1e-5
 
 
 def test_entropy_identity() -> None:
@@ -198,3 +199,54 @@ def test_calls_the_kernels_do_not_take_are_refused() -> None:
         row_pass(replace(call, lo=call.lo.long()))
     with pytest.raises(ValueError, match="256 dims"):
         row_pass(make_call("causal", 3, d=264))
+
+
+@pytest.mark.parametrize("where", ["query", "key"])
+@pytest.mark.parametrize("given", [False, True])
+def test_a_nan_that_is_seen_surfaces_in_its_head_and_in_no_other(where: str, given: bool) -> None:
+    """The mass defect, and every statistic, of the rows that see it are NaN: never a zero that looks like a result."""
+    call = make_call("causal", 33, h=2, hkv=2)
+    clean = row_pass(call, want_ak2=True)
+    tensor = getattr(call, where).clone()
+    tensor[0, 1, 20, 3] = torch.nan
+    call = replace(call, **{where: tensor}, lse=clean.lse if given else None)
+    got = row_pass(call, want_ak2=True)
+    rows = slice(20, 21) if where == "query" else slice(20, None)
+    for name in ("mass_defect", "entropy", "p_max", "score_mean", "ak"):
+        value = getattr(got, name)
+        assert value[:, 1, rows].isnan().all(), name
+        assert torch.equal(value[:, 0], getattr(clean, name)[:, 0]), name
+        if name != "ak":  # 0 · NaN: rows above share the key's tile
+            assert torch.equal(value[:, 1, :20], getattr(clean, name)[:, 1, :20]), name
+
+
+def test_strides_are_free() -> None:
+    """Widths that are not the last in memory, and heads that lie apart, change no bits."""
+    call = make_call("causal", 65)
+    apart = replace(call, query=call.query.mT.contiguous().mT, key=torch.stack([call.key, call.key], -1)[..., 0])
+    assert torch.equal(row_pass(call).entropy, row_pass(apart).entropy)
+
+
+@pytest.mark.parametrize("options", [{}, {"sink": True, "softcap": 5.0, "bias": True}], ids=str)
+def test_the_operators_keep_torchs_promises(options: dict[str, float]) -> None:
+    """Schema, fake shapes and tracing of both operators, with everything and with the least."""
+    call = make_call("causal", 19, 23, d=16, **options)
+    torch.library.opcheck(torch.ops.attnengine.row_lse.default, flat(call))
+    rest = (token_features(call), True, True) if options else (None, False, False)
+    call = replace(call, lse=row_lse(call)) if options else call
+    torch.library.opcheck(torch.ops.attnengine.row_pass.default, (*flat(call), *rest))
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_a_caller_compiles_into_one_graph(backend: str) -> None:
+    """No graph break, and the same bits."""
+    call = make_call("causal", 19, d=16)
+
+    def caller(q: Tensor, k: Tensor, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor | None]:
+        got = row_pass(AttentionCall(q, k, k, lo, hi, 0.25), want_ak=True)
+        return got.entropy * 2, got.ak
+
+    arguments = (call.query, call.key, call.lo, call.hi)
+    compiled = torch.compile(caller, fullgraph=True, backend=backend)(*arguments)
+    for a, b in zip(compiled, caller(*arguments), strict=True):
+        assert torch.equal(a, b)

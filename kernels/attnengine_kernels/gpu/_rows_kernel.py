@@ -130,7 +130,7 @@ def lse_kernel(
         m_new = tl.maximum(m, sink)
         l = l * tl.exp2((m - m_new) * LOG2E) + tl.exp2((sink - m_new) * LOG2E)
         m = m_new
-    found = l > 0.0  # a bias may hide every key of a row that the interval shows
+    found = l != 0.0  # a bias may hide every key of a row that the interval shows; NaN is found too
     lse = tl.where(found, tl.where(found, m, 0.0) + tl.log(tl.where(found, l, 1.0)), float("-inf"))
     out = (batch.to(tl.int64) * n_heads + head) * n_rows + rows
     tl.store(LSE + out, lse, mask=row_ok)
@@ -260,7 +260,7 @@ def row_kernel(
 
     if STATS:
         seen_any = (hi > lo) & (count > 0.0)
-        has = seen_any & (row_sum > 0.0)
+        has = seen_any & (row_sum != 0.0)  # so that NaN stays NaN
         total = row_sum * tl.exp2(-1.0 * P_BITS)  # Σ_j p
         row_sum = tl.where(has, row_sum, 1.0)  # nothing below divides by zero
         entropy = tl.where(has, plogp / row_sum + tl.log(tl.where(has, total, 1.0)), 0.0)
@@ -275,7 +275,7 @@ def row_kernel(
         tl.store(COUNT + out, tl.where(seen_any, count, 0.0).to(tl.int32), mask=row_ok)
     else:
         total = tl.load(SUM + out, mask=row_ok, other=0.0)
-        has = total > 0.0
+        has = total != 0.0
         row_sum = tl.where(has, total * tl.exp2(1.0 * P_BITS), 1.0)
     corner = (batch.to(tl.int64) * n_heads + head) * n_rows + block * M  # first row of the block, of all rows
     wide = tl.arange(0, M)[:, None] * D + dims[None, :]

@@ -25,7 +25,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from attnengine_kernels.gpu import rows, scans
+from attnengine_kernels.gpu import _row_tiles, scans
 
 DIMS = (16, 32, 64, 72, 80, 96, 128, 192, 256)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -73,7 +73,7 @@ def variants() -> Iterator[Variant]:
     for arch in ARCHITECTURES:
         for dtype_name, dtype in DTYPES.items():
             for d in DIMS:
-                found = [*rows.shipped(arch, d, dtype), *scans.shipped(arch, d, dtype)]
+                found = [*_row_tiles.shipped(arch, d, dtype), *scans.shipped(arch, d, dtype)]
                 for name, function, types, constants, tile in found:
                     signature = {a: types[a] if a not in constants else "constexpr" for a in function.arg_names}
                     yield Variant(name, d, dtype_name, arch, function, signature, constants, tile.options())
