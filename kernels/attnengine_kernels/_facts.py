@@ -55,6 +55,7 @@ class Prepared:
     position: Array  # (b, q) int32, -1 without
     key_shift: Array  # (b,) int32: key index - key position
     placed: Array  # (b, 2) int32: the range of keys that have a position
+    query_placed: Array  # (b, 2) int32: the range of queries that have one
     query_bin: Array  # (b, q) int32; PATTERN_BINS without position
     key_edges: Array  # (b, 33) int32: key index where each relative bin begins
     patches: tuple[Array, Array]  # (b, q, 2), (b, k, 2) fp32; (b, 0, 2) for text
@@ -147,7 +148,8 @@ def prepare(
     prepared = Prepared(
         queries=queries, keys=keys, cross=cross, max_length=longest, given=(lo.clone(), hi.clone()), hidden=veil,
         lo=low, hi=high, interval=interval, uniform=uniform, seen=seen, key_rows=key_rows, fair=fair,
-        position=position, key_shift=key_shift.astype(np.int32), placed=placed, query_bin=query_bin,
+        position=position, key_shift=key_shift.astype(np.int32), placed=placed,
+        query_placed=_placed(position), query_bin=query_bin,
         key_edges=_key_edges(key_position, placed), patches=patches, groups=groups,
         classes=classes.astype(np.float64), real=real, class_names=names, first=real.argmax(1).astype(np.int32),
         counted_keys=_array(keys.counted), offset_bin=offset_bin, counts={},

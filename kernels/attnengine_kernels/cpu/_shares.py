@@ -12,7 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numba import njit
 from torch import Tensor
+
+from attnengine_kernels.cpu._exp import f64
+from attnengine_kernels.cpu._scan import ADD
+from attnengine_kernels.cpu._workers import room
 
 Array = np.ndarray[Any, Any]
 
@@ -20,20 +25,37 @@ TILE = 128  # rows, and keys, of a block
 GRAM_ROWS = 512  # rows added in fp32 before they are added in fp64
 
 
-def uniform_shares(query: Tensor, about: Tensor, n_keys: int) -> Tensor:
-    """Σ_i q_id (Σ q_i)_d, (h, d) fp64, where all rows of a window see the same keys: shares without their scale².
+def uniform_shares(query: Tensor, about: Tensor, n_keys: int, out: Array) -> None:
+    """Sets ``out`` (h, d) fp64 to Σ_i q_id (Σ q_i)_d, where all rows of a window see the same keys: shares, unscaled.
 
     ``query`` (h, q, d), 0 in rows that do not count; ``about`` (hkv, k, d), keys about their mean, 0 where not seen.
     """
-    (h, _, d), hkv = query.shape, len(about)
-    products = _gram(query).view(hkv, h // hkv, d, d) * _gram(about)[:, None]
-    return products.sum(dim=-1).view(h, d) / max(n_keys, 1)
+    _meet(_gram("query gram", query), _gram("key gram", about), n_keys, out)
 
 
-def _gram(x: Tensor) -> Tensor:
-    """Σ_i x_i x_iᵀ over the middle axis, (…, d, d) fp64."""
-    parts = [torch.bmm(part.transpose(1, 2), part).double() for part in x.split(GRAM_ROWS, dim=1)]
-    return torch.stack(parts).sum(dim=0) if len(parts) > 1 else parts[0]
+def _gram(name: str, x: Tensor) -> Array:
+    """Σ_i x_i x_iᵀ over the middle axis, (parts, heads, d, d) fp32, in parts of at most GRAM_ROWS rows."""
+    parts = x.split(GRAM_ROWS, dim=1)
+    found = room(name, (len(parts), x.shape[0], x.shape[2], x.shape[2]))
+    for part, product in zip(parts, torch.from_numpy(found), strict=True):
+        torch.bmm(part.transpose(1, 2), part, out=product)
+    return np.asarray(found)
+
+
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD)
+def _meet(queries, keys, n_keys, out):
+    """Sets ``out`` (h, d) to Σ_e Q_de K_de / n, Q and K the sums of their parts, which are added in fp64."""
+    h, d = out.shape
+    group = h // keys.shape[1]
+    for head in range(h):
+        for row in range(d):
+            total = 0.0
+            for a in range(queries.shape[0]):
+                for b in range(keys.shape[0]):
+                    q, k = queries[a, head, row], keys[b, head // group, row]
+                    for e in range(d):
+                        total += f64(q[e]) * k[e]
+            out[head, row] = total / max(n_keys, 1)
 
 
 def interval_squares(query: Tensor, about: Tensor, lo: Array, hi: Array) -> Tensor:

@@ -62,19 +62,19 @@ def key_stream(key, strides, w, first, rows, counted, clean, both, turned, norm,
     mean seen key ``centre`` k̄ (heads, d) fp64; ``norms`` (heads,), Σ |k| of counted keys.
     """
     heads, n_keys, d = clean.shape
-    for one in range(heads):
-        number, total, mean = 0, 0.0, centre[one]
-        mean[:] = 0.0
-        for j in range(n_keys):
+    number, centre[:], norms[:] = 0, 0.0, 0.0
+    for j in range(n_keys):  # a token's heads lie side by side in memory
+        number += rows[j] > 0
+        for one in range(heads):
             at = w * strides[0] + (first + one) * strides[1] + j * strides[2]
             if rows[j] > 0:
-                number += 1
-                norm[one, j] = _copy(key[at : at + d], clean[one, j], mean)
+                norm[one, j] = _copy(key[at : at + d], clean[one, j], centre[one])
             else:
                 norm[one, j] = _length(key[at : at + d]) if counted[j] else 0.0
                 clean[one, j] = 0.0
-            total += norm[one, j] if counted[j] else 0.0
-        norms[one] = total
+            norms[one] += norm[one, j] if counted[j] else 0.0
+    for one in range(heads):
+        mean = centre[one]
         for e in range(d):
             mean[e] /= max(number, 1)
         for j in range(n_keys):
@@ -88,8 +88,8 @@ def key_stream(key, strides, w, first, rows, counted, clean, both, turned, norm,
 @njit(cache=True, nogil=True, _nrt=False)
 def value_stream(value, strides, w, first, d, rows, norm):
     """Sets ``norm`` (heads, k) fp32 to |v|, 0 where no row sees the key."""
-    for one in range(norm.shape[0]):
-        for j in range(norm.shape[1]):
+    for j in range(norm.shape[1]):
+        for one in range(norm.shape[0]):
             at = w * strides[0] + (first + one) * strides[1] + j * strides[2]
             norm[one, j] = _length(value[at : at + d]) if rows[j] > 0 else 0.0
 
@@ -113,14 +113,14 @@ def query_stream(query, strides, w, first, seen, centre, scale, clean, norm, shi
     ``shift`` = scale q · k̄ (heads, q) fp64; ``totals`` (heads, 2, d) fp64, Σ q and Σ q²; ``norms`` (heads,), Σ |q|.
     """
     heads, n_rows, d = clean.shape
-    for one in range(heads):
-        mean = centre[one * centre.shape[0] // heads]
-        norms[one], totals[one] = 0.0, 0.0
-        for i in range(n_rows):
+    norms[:], totals[:] = 0.0, 0.0
+    for i in range(n_rows):
+        for one in range(heads):
             if seen[i] == 0:
                 clean[one, i] = 0.0
                 norm[one, i] = shift[one, i] = 0.0
                 continue
+            mean = centre[one * centre.shape[0] // heads]
             at = w * strides[0] + (first + one) * strides[1] + i * strides[2]
             norm[one, i] = _copy(query[at : at + d], clean[one, i], totals[one, 0])
             shift[one, i] = scale * _add_squares(clean[one, i], mean, totals[one, 1])

@@ -149,16 +149,13 @@ def _group_sum(row, low, members, without, also_without):
 
 
 @njit(cache=True, nogil=True, _nrt=False)
-def _flush(column, received, grid, edges, k0):
-    """Adds the fp32 column sums of the rows of one relative bin to the window's fp64 sums, and clears them."""
-    k1 = k0 + column.shape[0]
-    for one in range(PATTERN_BINS):
-        begin, end = max(edges[one], k0), min(edges[one + 1], k1)
-        if begin < end:
-            grid[one] += _range_sum(column[begin - k0 : end - k0])
+def _flush(column, received, of_bin):
+    """Adds the fp32 column sums of the rows of one relative bin to the window's, and clears them."""
     for j in range(column.shape[0]):
         received[j] += column[j]
-        column[j] = ZERO
+    for j in range(column.shape[0]):
+        of_bin[j] += column[j]
+    column[:] = ZERO
 
 
 @njit(cache=True, nogil=True, _nrt=False, forceinline=True)
@@ -173,13 +170,23 @@ def _add_score(out, n, mean, square, total, low, high):
 
 
 @njit(cache=True, nogil=True, _nrt=False, forceinline=True)
-def _add_row(out, n, mass, surprise, log_p_max, scale, p_sink):
+def _log(x):
+    """log x; by its series near 1, where the sums of most rows are."""
+    y = x - 1
+    if abs(y) < 1e-3:
+        return y * (1 - y * (0.5 - y * (1 / 3 - y * 0.25)))
+    return math.log(x)
+
+
+@njit(cache=True, nogil=True, _nrt=False, forceinline=True)
+def _add_row(out, log_n, mass, surprise, log_p_max, scale, p_sink):
     """``mass`` and ``surprise`` are of exp(log p) as it stands in the tile, ``scale`` times smaller in truth."""
-    entropy = max(math.log(mass) - surprise / mass, 0.0)
+    inverse = 1 / mass
+    entropy = max(_log(mass) - surprise * inverse, 0.0)
     out[ENTROPY] += entropy
-    if n >= 2:
-        out[NORMALIZED] += entropy / math.log(n)
-    out[P_MAX] += math.exp(log_p_max) / mass
+    if log_n > 0:
+        out[NORMALIZED] += entropy / log_n
+    out[P_MAX] += fast_exp2(f32(log_p_max) * LOG2E) * inverse
     out[SINK] += p_sink
     defect = abs(mass * scale + p_sink - 1)
     out[DEFECT] += defect
@@ -187,7 +194,7 @@ def _add_row(out, n, mass, surprise, log_p_max, scale, p_sink):
 
 
 @njit(cache=True, nogil=True, _nrt=False)
-def _row(row, n, factor, shift, lse, given, sink, softcap, bias, value_norm, column, aside, out):
+def _row(row, n, log_n, factor, shift, lse, given, sink, softcap, bias, value_norm, column, aside, out):
     """One row of scores becomes one of p; its sums are added. Returns (1 / Σ p, Σ p |v|, whether its masses count)."""
     total, square, low, high = 0.0, 0.0, 0.0, 0.0
     if softcap > ZERO or bias.shape[0] > 0:
@@ -208,10 +215,10 @@ def _row(row, n, factor, shift, lse, given, sink, softcap, bias, value_norm, col
     p_sink = math.exp(sink - lse) if sink != -np.inf else 0.0
     if high + rest < FAINT:
         mass, surprise, weighted = _exponentiate(row, factor, -high, value_norm, aside)
-        _add_row(out, n, mass, surprise, 0.0, math.exp(high + rest), p_sink)
+        _add_row(out, log_n, mass, surprise, 0.0, math.exp(high + rest), p_sink)
     else:
         mass, surprise, weighted = _exponentiate(row, factor, rest, value_norm, column)
-        _add_row(out, n, mass, surprise, high + rest, 1.0, p_sink)
+        _add_row(out, log_n, mass, surprise, high + rest, 1.0, p_sink)
     return 1 / mass, weighted, high + rest >= FAINT
 
 
@@ -241,11 +248,12 @@ def _add_offsets(row, low, offset, query_patch, key_patch, at, target, out):
 @njit(cache=True, nogil=True, _nrt=False)
 def _tile_head(
     tile, head, r0, k0, factor, shift, lse, given, sink, softcap, bias, norm,
-    lo, hi, seen, position, key_shift, placed, query_bin, key_edges, order, begin, end, query_patch, key_patch,
-    offset_bin, last, first, cross, out, received, grid, profile, inverse, column, offsets, aside,
+    lo, hi, seen, position, key_shift, placed, query_bin, order, begin, end, query_patch, key_patch,
+    offset_bin, last, first, cross, out, received, by_bin, profile, inverse, column, offsets, aside,
 ):  # fmt: skip
     """The rows of one head; as in :func:`tile_pass`."""
     column[:], offsets[:] = ZERO, ZERO
+    n_of_log, log_n = 1, 0.0
     bin_of_column, x_low, x_high, biased = PATTERN_BINS, offset_bin.shape[0], 0, int(bias.shape[2] > 0)
     for i in range(tile.shape[0]):
         row, at = tile[i], r0 + i
@@ -255,14 +263,17 @@ def _tile_head(
             inverse[i] = ZERO
             continue
         if query_bin[at] != bin_of_column:
-            _flush(column, received[k0:], grid[bin_of_column], key_edges, k0)
+            _flush(column, received[k0:], by_bin[bin_of_column, k0:])
             bin_of_column = query_bin[at]
         row[:low] = ZERO
         row[high:] = ZERO
         live = row[low:high]
+        if seen[at] != n_of_log:
+            n_of_log = seen[at]
+            log_n = math.log(n_of_log)
         pair_bias = bias[head % bias.shape[0], i if biased else 0, low * biased : high * biased]
         inverse[i], weighted, counts = _row(
-            live, seen[at], factor, shift[at], f64(lse[at]), given, sink, softcap, pair_bias, norm[lo[at] : hi[at]],
+            live, seen[at], log_n, factor, shift[at], f64(lse[at]), given, sink, softcap, pair_bias, norm[lo[at] : hi[at]],
             column[low:high], aside, out,
         )  # fmt: skip
         if not weighted <= 0:  # NaN stays in
@@ -280,7 +291,7 @@ def _tile_head(
             x_low, x_high = min(x_low, x), max(x_high, x + far - near)
         target = offsets[x : x + far - near] if counts else aside[: far - near]
         _add_offsets(row[near - k0 : far - k0], near, last - x, query_patch, key_patch, at, target, out)
-    _flush(column, received[k0:], grid[bin_of_column], key_edges, k0)
+    _flush(column, received[k0:], by_bin[bin_of_column, k0:])
     for x in range(x_low, x_high):
         profile[offset_bin[x]] += offsets[x]
 
@@ -288,16 +299,16 @@ def _tile_head(
 @njit(cache=True, nogil=True, _nrt=False)
 def tile_pass(
     tile, r0, k0, factor, shift, lse, given, sink, softcap, bias, value_norm,
-    lo, hi, seen, position, key_shift, placed, query_bin, key_edges, order, begin, end, query_patch, key_patch,
-    offset_bin, last, first, cross, sums, received, grid, profile, inverse, column, offsets, aside,
+    lo, hi, seen, position, key_shift, placed, query_bin, order, begin, end, query_patch, key_patch,
+    offset_bin, last, first, cross, sums, received, by_bin, profile, inverse, column, offsets, aside,
 ):  # fmt: skip
     """Scores to pattern, in place, and every sum of the rows, for heads of one window.
 
     ``tile`` (h, rows, keys) fp32 u, rows from ``r0``, keys from ``k0``; ``factor`` c; ``shift`` (h, q) fp64; ``lse``
     (h, q) fp32, read if ``given``; ``sink`` (h,) fp64, -inf for none; ``softcap`` 0 for none; ``bias`` (1 or h, rows,
     keys) fp32 or (1, 1, 0); ``value_norm`` (hkv, k) fp32; then the window's part of fields of :class:`Prepared`.
-    Adds to ``sums`` (h, len(SUMS)), ``received`` (h, k), ``grid`` (h, 33, 32), ``profile`` (h, n_bins), all fp64; sets
-    ``inverse`` (h, rows) fp32 to 1 / Σ p, 0 for rows that do not count. ``column``, ``aside`` (keys,) and ``offsets``
+    Adds to ``sums`` (h, len(SUMS)), ``received`` (h, k), ``profile`` (h, n_bins), all fp64, and to ``by_bin``
+    (h, 33, k) fp32, received from the rows of each relative bin; sets ``inverse`` (h, rows) fp32 to 1 / Σ p, 0 for rows that do not count. ``column``, ``aside`` (keys,) and ``offsets``
     (len(offset_bin),) fp32 are room to work in.
     """
     h = tile.shape[0]
@@ -305,8 +316,8 @@ def tile_pass(
         _tile_head(
             tile[head], head, r0, k0, factor, shift[head], lse[head], given, sink[head], softcap, bias,
             value_norm[head * value_norm.shape[0] // h], lo, hi, seen, position, key_shift, placed, query_bin,
-            key_edges, order, begin, end, query_patch, key_patch, offset_bin, last, first, cross, sums[head],
-            received[head], grid[head], profile[head], inverse[head], column, offsets, aside,
+            order, begin, end, query_patch, key_patch, offset_bin, last, first, cross, sums[head],
+            received[head], by_bin[head], profile[head], inverse[head], column, offsets, aside,
         )  # fmt: skip
 
 
@@ -340,3 +351,16 @@ def attend_pass(attended, query, inverse, r0, out):
     h, n_rows = inverse.shape
     for head in range(h):
         _attend_head(attended[head], query[head, r0 : r0 + n_rows], inverse[head], out[head])
+
+
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD)
+def grid_pass(by_bin, edges, grid):
+    """Sets ``grid`` (h, 33, 32) fp64 to the sums of ``by_bin`` (h, 33, k) over keys [edges[c], edges[c + 1])."""
+    for head in range(by_bin.shape[0]):
+        for one in range(by_bin.shape[1]):
+            row = by_bin[head, one]
+            for c in range(PATTERN_BINS):
+                total = 0.0
+                for j in range(edges[c], edges[c + 1]):
+                    total += row[j]
+                grid[head, one, c] = total

@@ -1,6 +1,8 @@
 """The sums of :mod:`._scan` where all rows of a window see the same keys (no causal mask): totals instead of prefixes.
 
-Σ_ij q_id k_jd = (Σ_i q_id)(Σ_j k_jd), max_ij q_id k_jd is one of four products of extremes, and so on.
+Σ_ij q_id k_jd = (Σ_i q_id)(Σ_j k_jd), max_ij q_id k_jd is one of four products of extremes, and so on. Totals are taken
+token by token over all heads of a piece: where they lie side by side in memory, as transformers leaves them, a token is
+one long row, which is read once and in order.
 """
 
 from __future__ import annotations
@@ -8,11 +10,43 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from attnengine_kernels.cpu._exp import f64
+from attnengine_kernels.cpu._exp import ONE, ZERO, f32, f64
 from attnengine_kernels.cpu._scan import ADD, HIGH, LOW, NEAR, NEAR_DISTANCE, NEAR_SQUARE, POSITIVE, QK, SQUARE
 
-# Totals over one side: x, x², number > 0, number < 0, x / |x|, and over tokens with a position x, x², position · x.
-SUM, SQUARES, MORE, LESS, UNIT, PLACED, PLACED_SQUARES, MOMENT, LEAST, MOST = range(10)
+# Totals over one side: x, x², number > 0, number < 0, x / |x|, index · x, least, greatest; and over the tokens with a
+# position x, x², position · x.
+SUM, SQUARES, MORE, LESS, UNIT, INDEX, LEAST, MOST, PLACED, PLACED_SQUARES, MOMENT = range(11)
+ADDED = LEAST  # the totals before it are fp32 sums over a block of tokens, added up in fp64
+FACTOR = 8  # the row of a block that holds 1 / |x|
+BLOCK = 32  # tokens of a block
+
+
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
+def _powers(x, first, second):
+    for e in range(x.shape[0]):
+        first[e] += x[e]
+        second[e] += x[e] * x[e]
+
+
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
+def _signs(x, more, less):
+    for e in range(x.shape[0]):
+        more[e] += ONE if x[e] > ZERO else ZERO
+        less[e] += ONE if x[e] < ZERO else ZERO
+
+
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
+def _weighted(x, factor, number, unit, index):
+    for e in range(x.shape[0]):
+        unit[e] += factor[e] * x[e]
+        index[e] += number * x[e]
+
+
+@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
+def _extremes(x, low, high):
+    for e in range(x.shape[0]):
+        low[e] = x[e] if x[e] < low[e] else low[e]
+        high[e] = x[e] if x[e] > high[e] else high[e]
 
 
 @njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
@@ -28,45 +62,69 @@ def _add_square(x, out):
         out[e] += v * v
 
 
-@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
-def _add_sign(x, sign, out):
-    for e in range(x.shape[0]):
-        out[e] += 1.0 if sign * x[e] > 0 else 0.0
-
-
-@njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
-def _raise(x, sign, out):
-    for e in range(x.shape[0]):
-        v = sign * x[e]
-        out[e] = v if v > out[e] else out[e]
+@njit(cache=True, nogil=True, _nrt=False)
+def _flush(block, begin, total):
+    """Adds the block's sums, whose index counts from ``begin``, to the totals, and clears them."""
+    for one in range(ADDED):
+        _add(block[one], 1.0, total[one])
+    _add(block[SUM], f64(begin), total[INDEX])
+    block[:ADDED] = ZERO
 
 
 @njit(cache=True, nogil=True, _nrt=False)
-def _totals(x, norm, begin, end, counts, placed, shift, total):
-    """Totals over rows [begin, end) of x (l, d), but those where ``counts`` is 0; position = index - shift."""
-    total[:] = 0.0
-    total[LEAST], total[MOST] = -np.inf, -np.inf
-    for j in range(begin, end):
+def side_pass(x, strides, w, first, counts, placed, norm, block, total):
+    """Sets ``total`` (11, heads · d) fp64 to the totals of one side of window ``w``, heads from ``first``.
+
+    ``x`` flat fp32 memory with ``strides`` of (window, head, token); ``counts`` (l,), 0 for tokens to leave out;
+    ``placed``, begin and end of the tokens with a position; MOMENT counts the token's index, not its position;
+    ``norm`` (heads, l) fp64 lengths; ``block`` (9, heads · d) fp32 is room to work in.
+    """
+    heads, n = norm.shape
+    d, factor = total.shape[1] // heads, block[FACTOR]
+    segments = 1 if strides[1] == d else heads
+    width = heads * d // segments
+    begin, number = 0, 0
+    block[:ADDED], total[:ADDED] = ZERO, 0.0
+    block[LEAST], block[MOST] = np.inf, -np.inf
+    for j in range(n):
         if counts[j] == 0:
             continue
-        row = x[j]
-        _add(row, 1.0, total[SUM])
-        _add_square(row, total[SQUARES])
-        _add_sign(row, 1.0, total[MORE])
-        _add_sign(row, -1.0, total[LESS])
-        _add(row, 1 / norm[j] if norm[j] != 0 else 0.0, total[UNIT])
-        _raise(row, -1.0, total[LEAST])
-        _raise(row, 1.0, total[MOST])
-        if placed[0] <= j < placed[1]:
-            _add(row, f64(j - shift), total[MOMENT])
-    for e in range(x.shape[1]):
-        total[LEAST, e] *= -1
-        total[PLACED, e], total[PLACED_SQUARES, e] = total[SUM, e], total[SQUARES, e]
-    for j in range(begin, end):  # prefix tokens of images, or padding, have no position: few
+        if number % BLOCK == 0:
+            _flush(block, begin, total)
+            begin = j
+        number += 1
+        for one in range(heads):
+            factor[one * d : (one + 1) * d] = f32(1 / norm[one, j]) if norm[one, j] != 0 else ZERO
+        for s in range(segments):
+            at, here = w * strides[0] + (first + s) * strides[1] + j * strides[2], slice(s * width, (s + 1) * width)
+            row = x[at : at + width]
+            _powers(row, block[SUM, here], block[SQUARES, here])
+            _signs(row, block[MORE, here], block[LESS, here])
+            _weighted(row, factor[here], f32(j - begin), block[UNIT, here], block[INDEX, here])
+            _extremes(row, block[LEAST, here], block[MOST, here])
+    _flush(block, begin, total)
+    everywhere = _all_placed(counts, placed)
+    for e in range(total.shape[1]):
+        total[LEAST, e], total[MOST, e] = block[LEAST, e], block[MOST, e]
+        total[PLACED, e] = total[SUM, e] if everywhere else 0.0
+        total[PLACED_SQUARES, e] = total[SQUARES, e] if everywhere else 0.0
+        total[MOMENT, e] = total[INDEX, e] if everywhere else 0.0
+    if not everywhere:  # prefix tokens of images
+        for j in range(placed[0], placed[1]):
+            for one in range(heads):
+                at, here = w * strides[0] + (first + one) * strides[1] + j * strides[2], slice(one * d, (one + 1) * d)
+                if counts[j] != 0:
+                    _add(x[at : at + d], 1.0, total[PLACED, here])
+                    _add_square(x[at : at + d], total[PLACED_SQUARES, here])
+                    _add(x[at : at + d], f64(j), total[MOMENT, here])
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def _all_placed(counts, placed):
+    for j in range(counts.shape[0]):
         if counts[j] != 0 and not placed[0] <= j < placed[1]:
-            _add(x[j], -1.0, total[PLACED])
-            for e in range(x.shape[1]):
-                total[PLACED_SQUARES, e] -= f64(x[j, e]) * x[j, e]
+            return False
+    return True
 
 
 @njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
@@ -77,74 +135,82 @@ def _add_distance(q, here, left, moment, number, whole, out):
 
 
 @njit(cache=True, nogil=True, _nrt=False)
-def _distances(q, k, seen, position, shift, begin, end, total, left, moment, out):
-    """Σ_i q_i Σ_j |i - j| k_j over keys [begin, end), which have positions, for rows in order of theirs."""
-    left[:], moment[:], reached = 0.0, 0.0, begin
-    for i in range(q.shape[0]):
+def distance_pass(
+    query, query_strides, key, key_strides, w, first_query, first_key, d, seen, position, shift, near, keys, left, out
+):
+    """Sets ``out`` (h · d,) fp64 to Σ_i q_i Σ_j |i - j| k_j over keys [near), which have positions, in order of rows'.
+
+    ``query``, ``key`` flat fp32 memory and strides of (window, head, token); ``keys`` (11, hkv · d) the keys' totals
+    of :func:`side_pass`; ``left`` (2, hkv · d) fp64 is room to work in: sums over the keys up to the row's position.
+    """
+    heads, key_heads = out.shape[0] // d, left.shape[1] // d
+    group, joint = heads // key_heads, query_strides[1] == d and key_strides[1] == d
+    segments = 1 if joint and heads == key_heads else heads  # all heads at once, or one after the other
+    width, key_segments = out.shape[0] // segments, 1 if joint else key_heads
+    key_width = left.shape[1] // key_segments
+    left[:], out[:], reached = 0.0, 0.0, near[0]
+    for i in range(seen.shape[0]):
         if seen[i] == 0 or position[i] < 0:
             continue
-        while reached < end and reached - shift <= position[i]:
-            _add(k[reached], 1.0, left)
-            _add(k[reached], f64(reached - shift), moment)
+        here = position[i] + shift  # as an index of keys
+        while reached < near[1] and reached <= here:
+            for s in range(key_segments):
+                at = w * key_strides[0] + (first_key + s) * key_strides[1] + reached * key_strides[2]
+                row, there = key[at : at + key_width], slice(s * key_width, (s + 1) * key_width)
+                _add(row, 1.0, left[0, there])
+                _add(row, f64(reached), left[1, there])
             reached += 1
-        _add_distance(q[i], f64(position[i]), left, moment, total[PLACED], total[MOMENT], out)
+        for s in range(segments):
+            at = w * query_strides[0] + (first_query + s) * query_strides[1] + i * query_strides[2]
+            of_key = slice(s // group * width, (s // group + 1) * width)
+            _add_distance(query[at : at + width], f64(here), left[0, of_key], left[1, of_key], keys[PLACED, of_key],
+                          keys[MOMENT, of_key], out[s * width : (s + 1) * width])  # fmt: skip
 
 
 @njit(cache=True, nogil=True, _nrt=False, fastmath=ADD)
-def _combine(a, b, out):
-    """The sums over all pairs from the totals of queries ``a`` and of keys ``b``; returns Σ of cosines."""
-    cosine = 0.0
-    for e in range(a.shape[1]):
-        out[QK, e] = a[SUM, e] * b[SUM, e]
-        out[SQUARE, e] = a[SQUARES, e] * b[SQUARES, e]
-        out[POSITIVE, e] = a[MORE, e] * b[MORE, e] + a[LESS, e] * b[LESS, e]
-        out[NEAR, e] = a[PLACED, e] * b[PLACED, e]
-        out[NEAR_SQUARE, e] = a[PLACED_SQUARES, e] * b[PLACED_SQUARES, e]
-        cosine += a[UNIT, e] * b[UNIT, e]
-        w, x = a[LEAST, e] * b[LEAST, e], a[LEAST, e] * b[MOST, e]
-        y, z = a[MOST, e] * b[LEAST, e], a[MOST, e] * b[MOST, e]
-        out[LOW, e], out[HIGH, e] = min(min(w, x), min(y, z)), max(max(w, x), max(y, z))
-    return cosine
+def combine_pass(queries, keys, distance, sums, cosine):
+    """Sets the sums over all pairs, and ``cosine`` (h,), from the totals of both sides, as :func:`._scan.scan_pass`.
 
-
-@njit(cache=True, nogil=True, _nrt=False)
-def _totals_group(
-    q, k, q_norm, k_norm, begin, end, seen, rows, position, key_shift, placed, images, cross, work, out, cosine
-):
-    """One key head of one window and the query heads that read it."""
-    keys, queries, left, moment = work[:10], work[10:20], work[20], work[21]
-    near = (max(begin, placed[0]), min(end, placed[1]))
-    _totals(k, k_norm, begin, end, rows, near, key_shift, keys)
-    first = 0
-    while first < position.shape[0] and position[first] < 0:
-        first += 1
-    last = first
-    while last < position.shape[0] and position[last] >= 0:
-        last += 1
-    for head in range(q.shape[0]):
-        _totals(q[head], q_norm[head], 0, q.shape[1], seen, (first, last), 0, queries)
-        cosine[head] = _combine(queries, keys, out[head])
-        if not cross and not images:
-            _distances(
-                q[head], k, seen, position, key_shift, near[0], near[1], keys, left, moment, out[head, NEAR_DISTANCE]
-            )
+    ``queries`` (11, h · d), ``keys`` (11, hkv · d) of :func:`side_pass`; ``distance`` (h · d,); ``sums`` (h, sums, d).
+    """
+    heads, _, d = sums.shape
+    group = queries.shape[1] // keys.shape[1]
+    for head in range(heads):
+        out, total = sums[head], 0.0
+        a = queries[:, head * d : (head + 1) * d]
+        b = keys[:, head // group * d : (head // group + 1) * d]
+        for e in range(d):
+            out[QK, e] = a[SUM, e] * b[SUM, e]
+            out[SQUARE, e] = a[SQUARES, e] * b[SQUARES, e]
+            out[POSITIVE, e] = a[MORE, e] * b[MORE, e] + a[LESS, e] * b[LESS, e]
+            out[NEAR, e] = a[PLACED, e] * b[PLACED, e]
+            out[NEAR_SQUARE, e] = a[PLACED_SQUARES, e] * b[PLACED_SQUARES, e]
+            out[NEAR_DISTANCE, e] = distance[head * d + e]
+            total += a[UNIT, e] * b[UNIT, e]
+            w, x = a[LEAST, e] * b[LEAST, e], a[LEAST, e] * b[MOST, e]
+            y, z = a[MOST, e] * b[LEAST, e], a[MOST, e] * b[MOST, e]
+            out[LOW, e], out[HIGH, e] = min(min(w, x), min(y, z)), max(max(w, x), max(y, z))
+        cosine[head] = total
 
 
 @njit(cache=True, nogil=True, _nrt=False)
 def totals_pass(
-    query, key, q_norm, k_norm, begin, end, seen, rows, position, key_shift, placed, images, cross, work, sums,
-    cosine,
+    query, query_strides, key, key_strides, w, first_query, first_key, query_norm, key_norm, interval, seen, rows,
+    position, shift, query_placed, placed, apart, query_room, key_room, queries, keys, left, distance, sums, cosine,
 ):  # fmt: skip
-    """As :func:`._scan.scan_pass`, for a window whose rows all see keys [begin, end).
+    """As :func:`._scan.scan_pass`, for window ``w``, whose rows all see the keys of ``interval``.
 
-    ``q_norm`` (h, q) and ``k_norm`` (hkv, k) fp64 lengths; ``seen`` (q,) and ``rows`` (k,), 0 for what does not count;
-    ``work`` (22, d) fp64 is room to work in. All but the shares, for which see :mod:`._shares`, and the distances of
-    images.
+    Arguments as of :func:`side_pass` and :func:`distance_pass`; ``seen`` (q,) and ``rows`` (k,), 0 for what does not
+    count; ``apart`` says that |i - j| is not the distance (images) or that there is none (cross-attention). Room to work
+    in: ``query_room`` (9, h · d) and ``key_room`` (9, hkv · d) fp32; ``queries`` (11, h · d), ``keys`` (11, hkv · d),
+    ``left`` (2, hkv · d) and ``distance`` (h · d,) fp64. Sets ``sums`` (h, sums, d) but for the shares
+    (:mod:`._shares`) and the distances of images, and ``cosine`` (h,).
     """
-    group = query.shape[0] // key.shape[0]
-    for one in range(key.shape[0]):
-        first, last = one * group, (one + 1) * group
-        _totals_group(
-            query[first:last], key[one], q_norm[first:last], k_norm[one], begin, end, seen, rows, position, key_shift,
-            placed, images, cross, work, sums[first:last], cosine[first:last],
-        )  # fmt: skip
+    side_pass(query, query_strides, w, first_query, seen, query_placed, query_norm, query_room, queries)
+    side_pass(key, key_strides, w, first_key, rows, placed, key_norm, key_room, keys)
+    near = (max(interval[0], placed[0]), min(interval[1], placed[1]))
+    distance[:] = 0.0
+    if near[0] < near[1] and not apart:
+        distance_pass(query, query_strides, key, key_strides, w, first_query, first_key, sums.shape[2], seen, position,
+                      shift, near, keys, left, distance)  # fmt: skip
+    combine_pass(queries, keys, distance, sums, cosine)

@@ -25,7 +25,7 @@ from attnengine_kernels.cpu._scan import HIGH, LOW, NEURON_SUMS, SHARE, patch_pa
 from attnengine_kernels.cpu._scan_hidden import scan_hidden_pass
 from attnengine_kernels.cpu._shares import interval_squares, uniform_shares
 from attnengine_kernels.cpu._streams import key_stream, query_stream, value_stream
-from attnengine_kernels.cpu._tile import SCORE_MAX, SCORE_MIN, SUMS, attend_pass, tile_pass
+from attnengine_kernels.cpu._tile import SCORE_MAX, SCORE_MIN, SUMS, attend_pass, grid_pass, tile_pass
 from attnengine_kernels.cpu._totals import totals_pass
 from attnengine_kernels.cpu._workers import in_parallel, room
 from attnengine_kernels.sums import PATTERN_BINS, profile_edges
@@ -140,7 +140,7 @@ def _piece(job: _Job, w: int, first: int, last: int) -> None:
     with torch.inference_mode():
         operands = _operands(job, w, first, last, heads)
         if job.facts.seen[w].any():
-            _scan(job, operands, w, heads)
+            _scan(job, operands, w, first, heads)
             _sweep(job, operands, w, heads)
 
 
@@ -162,8 +162,8 @@ def _operands(job: _Job, w: int, first: int, last: int, heads: slice) -> _Operan
                      value_norm)  # fmt: skip
 
 
-def _scan(job: _Job, o: _Operands, w: int, heads: slice) -> None:
-    """What factors over pairs."""
+def _scan(job: _Job, o: _Operands, w: int, first: int, heads: slice) -> None:
+    """What factors over pairs; ``first`` key head."""
     facts, sums, cosine = job.facts, job.raw.neurons[w, heads], job.raw.cosine[w, heads]
     lo, hi, position, placed, shift = facts.lo[w], facts.hi[w], facts.position[w], facts.placed[w], facts.key_shift[w]
     patches = (facts.patches[0][w], facts.patches[1][w])
@@ -176,10 +176,14 @@ def _scan(job: _Job, o: _Operands, w: int, heads: slice) -> None:
     d, start = o.key.shape[2], int(facts.interval[w, 0])
     total = room("total", (d,), np.float64)
     if facts.uniform[w]:
-        end = int(facts.interval[w, 1])
-        totals_pass(o.query, o.key, o.query_norm, o.key_norm, start, end, facts.seen[w], facts.key_rows[w], position,
-                    shift, placed, images, facts.cross, room("totals", (22, d), np.float64), sums, cosine)  # fmt: skip
-        sums[:, SHARE] = uniform_shares(query, about, end - start).numpy()
+        width, key_width = len(o.query) * d, len(o.key) * d
+        work = (room("query block", (9, width)), room("key block", (9, key_width)),
+                room("query totals", (11, width), np.float64), room("key totals", (11, key_width), np.float64),
+                room("left", (2, key_width), np.float64), room("distance", (width,), np.float64))  # fmt: skip
+        totals_pass(*job.query, *job.key, w, heads.start, first, o.query_norm, o.key_norm, facts.interval[w],
+                    facts.seen[w], facts.key_rows[w], position, shift, facts.query_placed[w], placed,
+                    images or facts.cross, *work, sums, cosine)  # fmt: skip
+        uniform_shares(query, about, int(facts.interval[w, 1]) - start, sums[:, SHARE])
     else:
         n_key = o.key.shape[1]
         moving = bool((lo[lo < hi] != start).any())
@@ -200,10 +204,12 @@ def _sweep(job: _Job, o: _Operands, w: int, heads: slice) -> None:
     block = min(max(TILE_ELEMENTS // (h * n_key), LEAST_ROWS), MOST_ROWS)
     lse = job.lse[w, heads] if call.lse is not None else np.zeros((h, n_query), np.float32)
     window = (facts.lo[w], facts.hi[w], facts.seen[w], facts.position[w], facts.key_shift[w], facts.placed[w],
-              facts.query_bin[w], facts.key_edges[w], facts.groups.order[w], facts.groups.begin[w],
+              facts.query_bin[w], facts.groups.order[w], facts.groups.begin[w],
               facts.groups.end[w], facts.patches[0][w], facts.patches[1][w], facts.offset_bin, last, facts.first[w],
               facts.cross)  # fmt: skip
-    sums = (raw.tile[w, heads], raw.received[w, heads], raw.grid[w, heads], raw.profile[w, heads])
+    by_bin = room("by bin", (h, PATTERN_BINS + 1, n_key))
+    by_bin[:] = 0.0
+    sums = (raw.tile[w, heads], raw.received[w, heads], by_bin, raw.profile[w, heads])
     for r0 in range(0, n_query, block):
         r1 = min(r0 + block, n_query)
         live = facts.seen[w, r0:r1] > 0
@@ -220,6 +226,7 @@ def _sweep(job: _Job, o: _Operands, w: int, heads: slice) -> None:
         attended = room("attended", (h, r1 - r0, 2 * d))
         torch.bmm(grouped, o.both[:, k0:k1], out=torch.from_numpy(attended).view(hkv, -1, 2 * d))
         attend_pass(attended, o.query, inverse, r0, raw.attended[w, heads])
+    grid_pass(by_bin, facts.key_edges[w], raw.grid[w, heads])
 
 
 def _bias(call: AttentionCall, w: int, heads: slice, rows: slice, keys: slice) -> Array:
