@@ -42,8 +42,8 @@ class RowStats:
     """Per-row results; a row that sees no key has zeros everywhere (``lse`` as it came, -inf if made here).
 
     ``p^ = p / Σ_j p``. Masses use p, the others p^, as the definitions say; without a learned sink they are equal.
-    A NaN in what a row sees makes its statistics NaN, the mass defect first of all (and ``ak`` of that head's other rows
-    which share a tile with it).
+    A NaN in what a row sees makes its statistics NaN, the mass defect first of all (and ``ak`` of the rows that share a
+    tile with it).
     """
 
     lse: Float32[Tensor, "b h q"]  # natural log, learned sink included: the one given, or made here
@@ -125,7 +125,7 @@ def _row_pass(
     q, k = unit_stride(query), unit_stride(key)
     (b, h, n_rows, d), (hkv, n_keys) = q.shape, k.shape[1:3]
     seen = keys_seen(call)
-    columns = _feature_columns(features, (b, n_keys), q.dtype)
+    columns = feature_columns(features, (b, n_keys), q.dtype)
     known = (_lse(call, seen) if lse is None else lse.float()).contiguous()
 
     def new(*shape: int) -> Tensor:
@@ -199,7 +199,7 @@ def _lse(call: AttentionCall, seen: Tensor) -> Tensor:
     return lse
 
 
-def _feature_columns(features: Tensor | None, shape: tuple[int, int], dtype: torch.dtype) -> Tensor | None:
+def feature_columns(features: Tensor | None, shape: tuple[int, int], dtype: torch.dtype) -> Tensor | None:
     """Features in the inputs' type, padded to (b, k, 16)."""
     if features is None:
         return None
