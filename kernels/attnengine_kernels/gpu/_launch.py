@@ -81,6 +81,14 @@ def keys_seen(call: AttentionCall) -> Tensor:
     return seen.to(torch.int8)
 
 
+def rows_seeing(call: AttentionCall) -> Tensor:
+    """(b, q) int8: 1 where the row sees at least one key, so that what lies in other rows (NaN) is never loaded."""
+    sees = call.hi > call.lo
+    if call.bias is not None:
+        sees = sees & (call.bias != -torch.inf).any(dim=3).any(dim=1)  # (1 or b, q)
+    return sees.to(torch.int8)
+
+
 def seen_mean(key: Tensor, seen: Tensor) -> Tensor:
     """Mean key (b, hkv, d) fp32 over the seen keys (zeros if none): the pilot that second moments are taken about."""
     kept = torch.where(seen[:, None, :, None] != 0, key, 0)  # (b, hkv, k, d)
