@@ -196,7 +196,7 @@ def test_the_operator_and_a_compiled_caller() -> None:
 
 def test_calls_the_kernel_does_not_take_are_refused() -> None:
     call = make_call("causal", 33, d=16, dtype=torch.bfloat16)
-    with pytest.raises(ValueError, match="exact in torch.bfloat16"):
+    with pytest.raises(ValueError, match=r"exact in torch\.bfloat16"):
         column_pass(call, torch.full((1, 33, 1), 257.0, device=DEVICE))
     with pytest.raises(ValueError, match=r"row_features: expected \(1, 33, '1…64'\), got \(1, 33, 65\)"):
         column_pass(call, torch.ones(1, 33, 65, device=DEVICE))
