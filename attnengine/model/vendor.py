@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend
 from torch.overrides import TorchFunctionMode
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from attnengine.model.masks import MaskReader, Visibility
+from attnengine_kernels.vendor import sdpa_with_lse
 
 ROWS_A_TILE = 128
 
@@ -69,27 +69,18 @@ def _sdpa_with_lse(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """What torch's SDPA returns, with the natural-log lse where its backend is the flash one."""
-    backend = torch._fused_sdp_choice(
-        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+    """What torch's SDPA returns, with the natural-log lse where its backend gives one."""
+    if dropout_p:
+        output = torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+        return output, None
+    if query.device.type == "cpu" and attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = masks.additive(attn_mask, query.dtype)  # torch would do this anew in every layer
+    output, lse, _ = sdpa_with_lse(
+        query, key, value, attn_mask, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa
     )
-    if backend == SDPBackend.FLASH_ATTENTION.value and dropout_p == 0:
-        if query.device.type == "cpu":
-            if attn_mask is not None and attn_mask.dtype == torch.bool:
-                attn_mask = masks.additive(attn_mask, query.dtype)  # torch would do this anew in every layer
-            output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                query, key, value, 0.0, is_causal, attn_mask=attn_mask, scale=scale
-            )
-            return output, lse
-        if query.device.type == "cuda" and query.shape[-1] % 8 == 0:  # torch pads other widths first
-            output, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
-                query, key, value, 0.0, is_causal, scale=scale
-            )
-            return output, lse
-    output = torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-    )
-    return output, None
+    return output, lse
 
 
 def dense_attention(

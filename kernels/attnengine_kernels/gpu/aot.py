@@ -25,11 +25,12 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from attnengine_kernels.gpu import _row_tiles, scans
+from attnengine_kernels.gpu import _column_tiles, _row_tiles, band, fused, places, scans, share
 
 DIMS = (16, 32, 64, 72, 80, 96, 128, 192, 256)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 ARCHITECTURES = (80, 90)
+NO_PRODUCT = ("totals", "share run")  # kernels that only add
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
@@ -63,7 +64,7 @@ class Resources:
         found = [f"{self.stack} bytes of stack"] if self.stack else []
         if self.shared > SHARED_LIMIT[variant.arch]:
             found.append(f"{self.shared} bytes of shared memory")
-        if variant.arch >= 90 and variant.dtype != "fp32" and variant.kernel != "totals" and not self.wgmma:
+        if variant.arch >= 90 and variant.dtype != "fp32" and variant.kernel not in NO_PRODUCT and not self.wgmma:
             found.append("no wgmma: its products miss Hopper's tensor cores")
         return found + (["wgmma serialised (C7512)"] if self.serialised else [])
 
@@ -73,7 +74,8 @@ def variants() -> Iterator[Variant]:
     for arch in ARCHITECTURES:
         for dtype_name, dtype in DTYPES.items():
             for d in DIMS:
-                found = [*_row_tiles.shipped(arch, d, dtype), *scans.shipped(arch, d, dtype)]
+                modules = (_row_tiles, _column_tiles, band, places, fused, scans, share)
+                found = [launch for module in modules for launch in module.shipped(arch, d, dtype)]
                 for name, function, types, constants, tile in found:
                     signature = {a: types[a] if a not in constants else "constexpr" for a in function.arg_names}
                     yield Variant(name, d, dtype_name, arch, function, signature, constants, tile.options())

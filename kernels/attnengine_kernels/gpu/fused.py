@@ -6,7 +6,7 @@ comes from two of them, l = Σ_j e^{t_j} and W = Σ_j e^{t_j} t_j with t_j = s_j
     W <- α (W + (m_old - m_new) l) + Σ_tile e^t t,  α = exp(m_old - m_new),  H = log l - W / l
 
 The unshifted Σ p s loses digits where scores are large; this form does not. Where the model's own attention must stay
-what it is bit for bit, take its lse (:mod:`.vendor`) and the row pass instead.
+what it is bit for bit, take its lse (:mod:`attnengine_kernels.vendor`) and the row pass instead.
 
 FLOPs: 2 (D + Dv) per visible pair (+ 64 with features in half precision). Bytes: q, k, v once from memory (keys and
 values again from L2 per row block), Dv elements of output and 24 bytes per row. Scores, ``exp`` and sums are fp32.
@@ -61,11 +61,11 @@ class FusedStats:
     masses: Float32[Tensor, "b h q f"] | None  # Σ_j p_ij features_jf
 
 
-#: Rows and keys per tile of half precision launches, by architecture and the wider of the two padded widths (8 warps,
-#: 2 stages, 16 edge keys). Wider tiles spill: the features, their low halves and the pointers cost registers too.
+#: Rows, keys and stages of half precision launches, by architecture and the wider of the two padded widths (8 warps, 16
+#: edge keys). Larger tiles spill: the features, their low halves and the pointers cost registers too.
 HALF_TILES = {
-    90: {16: (128, 64), 32: (128, 64), 64: (128, 64), 128: (128, 32), 256: (64, 16)},
-    80: {16: (128, 64), 32: (128, 64), 64: (128, 64), 128: (64, 32), 256: (32, 32)},
+    90: {16: (128, 64, 2), 32: (128, 64, 2), 64: (128, 64, 2), 128: (128, 32, 2), 256: (64, 16, 2)},
+    80: {16: (128, 64, 2), 32: (128, 64, 2), 64: (128, 64, 2), 128: (64, 32, 2), 256: (64, 16, 1)},
 }
 
 
@@ -76,7 +76,8 @@ def fused_tile(arch: int, d: int, dv: int, dtype: torch.dtype) -> Tile:
         return Tile(16, 16, 16, 4, 1) if width == 256 else Tile(32, 16, 16, 8, 2 if width == 128 else 1)
     if width == 256 and padded_dim(dv) <= 128:  # wide keys pass through; it is the output that stays in registers
         return Tile(128, 32, 16, 8, 2)
-    return Tile(*HALF_TILES[arch][width], 16, 8, 2)
+    m, n, stages = HALF_TILES[arch][width]
+    return Tile(m, n, 16, 8, stages)
 
 
 def fused_attention(call: AttentionCall, features: Float[Tensor, "b k f"] | None = None) -> FusedStats:
