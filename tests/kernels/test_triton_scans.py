@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
-from attnengine_kernels.call import TokenFacts, empty_facts
+from attnengine_kernels.call import AttentionCall, TokenFacts, empty_facts
+from attnengine_kernels.gpu._ops import flat
 from attnengine_kernels.gpu.scans import scan_pass
+from attnengine_kernels.intervals import packed
 from attnengine_kernels.reference import head_sums
 from tests.kernels.calls import DEVICE, make_call, poisoned
 
@@ -18,14 +21,16 @@ pytestmark = [pytest.mark.gpu] if DEVICE.type == "cuda" else []
 LIMIT = 2e-6  # of the largest dim: fp32 sums over a row block, fp64 after
 
 
-def agrees(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Assert every name; counts and infinities exactly."""
+def agrees(got: dict[str, Tensor], expected: dict[str, Tensor], least: float = 0.0) -> None:
+    """Assert every name; counts and infinities exactly; sums below ``least`` as if they were that large."""
     for name, value in got.items():
         want, have = expected[name], value.cpu()
         assert have.dtype == torch.float64
         assert torch.equal(have.isinf(), want.isinf()), name
         assert not have.isnan().any(), name
-        limit = 0.0 if name in ("qk_positive", "n_pairs") else LIMIT * want[want.isfinite()].abs().max()
+        limit = (
+            0.0 if name in ("qk_positive", "n_pairs") else LIMIT * want[want.isfinite()].abs().max().clamp(min=least)
+        )
         worst = (have - want)[want.isfinite()].abs().max()
         assert worst <= limit, f"{name} is off by {worst:.2e}, limit {limit:.2e}"
 
@@ -92,3 +97,59 @@ def test_a_bias_that_hides_pairs_is_refused() -> None:
     assert call.bias is not None
     with pytest.raises(ValueError, match="-inf"):
         scan_pass(replace(call, bias=call.bias.masked_fill(call.bias < -0.1, -torch.inf)))
+
+
+def test_packed_sequences_have_their_own_sums() -> None:
+    """Lengths 0, 1 and more than a block, tokens after the last; a NaN stays in its sequence, and shows there."""
+    edges = torch.tensor([0, 5, 5, 6, 76, 90], dtype=torch.int32, device=DEVICE)
+    lo, hi = packed(edges, 93)
+    call = replace(make_call("full", 93, d=16, h=2), lo=lo, hi=hi)
+    got = scan_pass(call, cu_seqlens=edges)
+    for w, (a, b) in enumerate(pairwise(edges.tolist())):
+        if a == b:
+            assert (got["n_pairs"][w], got["qk_min"][w, 0, 0]) == (0, torch.inf)
+            continue
+        one = replace(call, query=call.query[:, :, a:b], key=call.key[:, :, a:b], value=call.key[:, :, a:b],
+                      lo=lo[:, a:b] - a, hi=hi[:, a:b] - a)  # fmt: skip
+        facts = empty_facts(1, b - a)
+        agrees({name: x[w : w + 1] for name, x in got.items()}, head_sums(one, facts, facts), least=1.0)
+    call.key[0, 0, 3, 2] = torch.nan
+    again = scan_pass(call, cu_seqlens=edges)
+    for name in ("qk", "qk_m2", "qk_min", "qk_max", "qk_positive"):
+        bad = torch.zeros(5, 2, 16, dtype=torch.bool)
+        bad[0, :, 2] = True
+        assert torch.equal(again[name].isnan().cpu(), bad), name
+        torch.testing.assert_close(again[name][2:], got[name][2:], rtol=1e-5, atol=1e-4)
+
+
+def test_what_is_seen_and_not_a_number_shows_in_its_head() -> None:
+    """A NaN key in a whole tile, in a ragged one, a NaN query: its head and dim, and no others."""
+    for name, at in (("key", 3), ("key", 99), ("query", 50)):
+        call = make_call("causal", 100, d=16, h=2, hkv=2)
+        getattr(call, name)[0, 1, at, 5] = torch.nan
+        got = scan_pass(call)
+        for sums in ("qk", "qk_m2", "qk_min", "qk_max", "qk_positive"):
+            assert got[sums].isnan().nonzero().tolist() == [[0, 1, 5]], sums
+
+
+def test_the_operator_keeps_torchs_promises() -> None:
+    """Schema, fake shapes and tracing, packed and not."""
+    call = make_call("causal", 19, d=16)
+    torch.library.opcheck(torch.ops.attnengine.scan_pass.default, (*flat(call), None, None))
+    edges = torch.tensor([0, 4, 19], dtype=torch.int32, device=DEVICE)
+    counted = torch.ones(1, 19, dtype=torch.bool, device=DEVICE)
+    torch.library.opcheck(torch.ops.attnengine.scan_pass.default, (*flat(call), counted, edges))
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_a_caller_compiles_into_one_graph(backend: str) -> None:
+    """No graph break, and the same bits."""
+    call = make_call("causal", 19, d=16)
+
+    def caller(q: Tensor, k: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
+        got = scan_pass(AttentionCall(q, k, k, lo, hi, 0.25))
+        return got["qk"] / got["n_pairs"][:, None, None]
+
+    arguments = (call.query, call.key, call.lo, call.hi)
+    compiled = torch.compile(caller, fullgraph=True, backend=backend)(*arguments)
+    assert torch.equal(compiled, caller(*arguments))

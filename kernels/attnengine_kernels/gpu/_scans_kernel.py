@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from attnengine_kernels.gpu._rows_kernel import _interval
+from attnengine_kernels.gpu._rows_kernel import FAR, _interval
 
 
 @triton.jit
@@ -89,8 +89,8 @@ def _tile_extremes(
 
 @triton.jit
 def scan_kernel(
-    Q, K, LO, HI, SEEN, MEAN, PILOT, TOTALS, OUT, POSITIVE, n_heads, group, n_rows, n_keys, n_tiles, q_b, q_h, q_l, k_b,
-    k_h, k_l, part_stride, out_stride, D: tl.constexpr, BD: tl.constexpr, M: tl.constexpr, T: tl.constexpr,
+    Q, K, LO, HI, SEEN, TABLE, MEAN, PILOT, TOTALS, OUT, POSITIVE, n_heads, group, n_rows, n_keys, n_tiles, q_b, q_h,
+    q_l, k_b, k_h, k_l, part_stride, out_stride, D: tl.constexpr, BD: tl.constexpr, M: tl.constexpr, T: tl.constexpr,
     C: tl.constexpr,
 ):
     """Σ (x - pilot), Σ (x - pilot)^2, min, max and #positive of x_ijd = q_id k_jd over one row block's visible pairs.
@@ -98,16 +98,18 @@ def scan_kernel(
     Tiles that every row sees enter as totals; the ragged ends as a 0/1 product with the tile, so nothing is ever a
     difference of running sums.
     """
-    blocks = tl.cdiv(n_rows, M)
-    block = blocks - 1 - tl.program_id(0) % blocks
-    batch = tl.program_id(0) // blocks // n_heads
-    head = tl.program_id(0) // blocks % n_heads
+    block = tl.program_id(0) // n_heads
+    head = tl.program_id(0) % n_heads
+    batch = tl.load(TABLE + 3 * block)
+    first_row = tl.load(TABLE + 3 * block + 1)
     key_row = batch.to(tl.int64) * (n_heads // group) + head // group
     dims = tl.program_id(1) * BD + tl.arange(0, BD)
     dim_ok = dims < D
-    rows = block * M + tl.arange(0, M)
+    rows = first_row + tl.arange(0, M)
+    rows = tl.where(rows < tl.load(TABLE + 3 * block + 2), rows, n_rows)  # no row of another sequence
     lo, hi, _row_ok, start, full_lo, full_hi, stop = _interval(LO, HI, batch, rows, n_rows, n_keys, T, False)
     some = hi > lo
+    least_lo = tl.min(tl.where(some, lo, FAR), 0)
     SEEN += batch.to(tl.int64) * n_keys
     mean = tl.load(MEAN + key_row * D + dims, mask=dim_ok, other=0.0)  # (d,)
 
@@ -141,6 +143,7 @@ def scan_kernel(
         first = tl.where(at < full_lo, at, at + skipped)
         cols = first + tl.arange(0, T)
         key_ok = tl.load(SEEN + cols, mask=cols < n_keys, other=0) != 0
+        key_ok = key_ok & (cols >= least_lo) & (cols < stop)  # 0 times another sequence's NaN would be NaN
         ok = key_ok[:, None] & dim_ok[None, :]
         k_tile = k_base + first * tl.cast(k_l, tl.int64)
         k = tl.load(k_tile + tl.arange(0, T)[:, None] * k_l + dims[None, :], mask=ok, other=0.0)  # (t, d)
@@ -155,7 +158,7 @@ def scan_kernel(
         b = tl.minimum(tl.maximum(hi - first, 0), T)
         high, low = _tile_extremes(k, key_ok, a, b, high, low, k_tile, k_l, dims, dim_ok, M, BD, T)
 
-    q_base = Q + batch.to(tl.int64) * q_b + head.to(tl.int64) * q_h + (block * M).to(tl.int64) * q_l
+    q_base = Q + batch.to(tl.int64) * q_b + head.to(tl.int64) * q_h + first_row.to(tl.int64) * q_l
     q = tl.load(
         q_base + tl.arange(0, M)[:, None] * q_l + dims[None, :], mask=some[:, None] & dim_ok[None, :], other=0.0
     ).to(tl.float32)  # (m, d)
@@ -163,7 +166,8 @@ def scan_kernel(
     pilot = tl.load(PILOT + row * D + dims, mask=dim_ok, other=0.0)
     n = tl.where(some, hi - lo, 0).to(tl.float32)[:, None]
     offset = q * mean[None, :] - pilot[None, :]  # x - pilot = q k' + offset
-    out = OUT + (row * blocks + block) * D + dims
+    at = (block.to(tl.int64) * n_heads + head) * D + dims
+    out = OUT + at
     tl.store(out, tl.sum(q * sum1 + n * offset, 0), mask=dim_ok)
     tl.store(out + out_stride, tl.sum(q * q * sum2 + 2.0 * q * offset * sum1 + n * offset * offset, 0), mask=dim_ok)
     sees = some[:, None] & dim_ok[None, :]
@@ -174,4 +178,4 @@ def scan_kernel(
     tl.store(out + 2 * out_stride, tl.min(least, 0), mask=dim_ok)
     tl.store(out + 3 * out_stride, tl.max(most, 0), mask=dim_ok)
     agree = tl.where(q > 0.0, positive, tl.where(q < 0.0, negative, 0.0))
-    tl.store(POSITIVE + (row * blocks + block) * D + dims, tl.sum(agree.to(tl.int32), 0), mask=dim_ok)
+    tl.store(POSITIVE + at, tl.sum(agree.to(tl.int32), 0), mask=dim_ok)

@@ -72,12 +72,13 @@ def share_tiles(arch: int, d: int, compute: tl.dtype) -> ShareTiles:
     narrow = width <= 64
     chunk, outputs, inner = 128 if narrow else 256, min(width, 128), min(width, 32)
     if compute == tl.float32:
-        tile = Tile(64 if narrow or arch == 90 else 32, 32, 32, 8, 1)
-        return ShareTiles(tile, chunk, 32, 64, min(width, 64), inner, inner)
+        few = arch == 80 and not narrow
+        scores = 64 if few else inner
+        return ShareTiles(Tile(32 if few else 64, 32, 32, 8, 1), chunk, 32, 64, min(width, 64), inner, scores)
     if arch == 90:
         n = 64 if narrow else 16
         return ShareTiles(Tile(128, n, n, 8, 2), chunk, 32, 64, outputs, inner, min(width, 128))
-    return ShareTiles(Tile(128 if narrow else 64, 32, 32, 8, 2), chunk, 32, 64, outputs, inner, width)
+    return ShareTiles(Tile(128 if narrow else 64, 32, 32, 8, 2), chunk, 64, 64, outputs, inner, width)
 
 
 def product_type(dtype: torch.dtype) -> tl.dtype:
