@@ -10,6 +10,7 @@ from attnengine_kernels import blocked, reference
 from attnengine_kernels._facts import Memory
 from attnengine_kernels.call import AttentionCall, HeadSums, TokenFacts
 from attnengine_kernels.cpu import head_sums as cpu
+from attnengine_kernels.sums import STATS, keeps
 
 #: Path -> pass -> what runs it. "places" is where the pattern lies: keys, offsets, groups of tokens; "facts" is what
 #: depends on tokens and masks only; "hidden scans" replaces "scans" where a bias of -inf hides pairs.
@@ -38,6 +39,7 @@ def head_sums(
     *,
     cross: bool = False,
     max_length: int | None = None,
+    stats: str = "all",
     path: str = "auto",
     memory: Memory | None = None,
 ) -> HeadSums:
@@ -46,6 +48,7 @@ def head_sums(
     ``queries`` and ``keys`` are the facts of the tokens on either side (the same object in self-attention), ``cross``
     says that they are two streams, ``max_length`` fixes the profile's bins (default: the longer side). ``memory``
     keeps what depends on facts and masks only: make one :class:`Memory` for a run and pass it to every call.
+    ``stats``: "all", or "core" for what :mod:`.sums` lists under that name.
 
     ``path``: "numba" (CPU, fp32 and half), "torch" (any device, any floating type), "triton" (CUDA, fp32 and half,
     d <= 256), "reference" (fp64, O(L² D), the definitions), or "auto", which is what :func:`path_for` says.
@@ -53,14 +56,17 @@ def head_sums(
     Returns name -> fp64 tensor on the CPU. Raises ValueError or TypeError for tensors that do not fit together or
     that the path does not take.
     """
+    if stats not in STATS:
+        raise ValueError(f"stats: expected one of {', '.join(STATS)}, got {stats!r}")
     if path == "auto":
         path = _chosen(call.query.device.type, torch.promote_types(call.query.dtype, call.key.dtype))
     if path == "reference":
-        return reference.head_sums(call, queries, keys, cross=cross, max_length=max_length)
-    if path not in PASSES:
+        sums = reference.head_sums(call, queries, keys, cross=cross, max_length=max_length)
+    elif path in PASSES:
+        sums = _implementation(path)(call, queries, keys, cross=cross, max_length=max_length, memory=memory)
+    else:
         raise ValueError(f"path: expected one of {', '.join(['auto', *PASSES, 'reference'])}, got {path!r}")
-    run = _implementation(path)
-    return run(call, queries, keys, cross=cross, max_length=max_length, memory=memory)
+    return {name: value for name, value in sums.items() if keeps(stats, name)}
 
 
 def _implementation(path: str) -> Callable[..., HeadSums]:

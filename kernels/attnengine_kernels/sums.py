@@ -70,6 +70,9 @@ NaN in a head's own query, key, value or bias makes that head's sums NaN and no 
 
 Counts (b,): ``n_queries`` rows, ``n_pairs``, ``n_empty_rows`` (counted rows without a visible key), ``n_keys``
 (counted keys).
+
+A call may ask for ``stats="core"``: :data:`CORE` and every ``<name>_mass`` of targets with its ``_n``, all that needs
+no moment of the scores, no profile and no pattern. What core leaves out is absent, too; what it keeps is the same.
 """
 
 from __future__ import annotations
@@ -78,11 +81,28 @@ EXACT_OFFSETS = 128
 PATTERN_BINS = 32
 RECEIVED_MIN_ROWS = 8  # a key seen by fewer rows stays out of received_gini
 
+STATS = ("all", "core")
+#: What core keeps beside the masses, whose names are open: each class of tokens has one.
+CORE = frozenset(
+    {
+        *("entropy", "entropy_n", "entropy_normalized", "entropy_normalized_n", "p_max", "p_max_n"),
+        *("offset_mean", "offset_mean_n", "distance_mean", "distance_mean_n"),
+        *("mass_defect_mean", "mass_defect_mean_n", "mass_defect_max"),
+        *("qk", "qk_attended", "n_queries", "n_pairs", "n_empty_rows"),
+    }
+)
+
 #: Absolute limits against the fp64 reference, always binding (KERNELS.md section 4).
 LIMIT_ENTROPY = 1e-4  # nats a row
 LIMIT_MASS = 1e-5  # a row
 LIMIT_ATTENDED_FP32 = 1e-5  # relative
 LIMIT_ATTENDED_BF16 = 2e-3  # relative
+
+
+def keeps(stats: str, name: str) -> bool:
+    """Whether a result of ``stats`` (one of :data:`STATS`) holds the sum ``name`` where the call defines it."""
+    is_target_mass = name.removesuffix("_n").endswith("_mass") and not name.startswith("value_weighted_")
+    return stats == "all" or name in CORE or is_target_mass
 
 
 def profile_edges(max_length: int) -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ import torch
 
 import attnengine_kernels
 from attnengine_kernels import Memory, empty_facts, head_sums, path_for
+from attnengine_kernels.sums import CORE
 from tests.kernels.calls import DEVICE
 from tests.kernels.oracles import agree, make_facts, random_call
 
@@ -46,6 +47,28 @@ def test_an_unknown_path_is_named() -> None:
     lo, hi = causal(1, 4)
     with pytest.raises(ValueError, match="expected one of auto, numba, torch, triton, reference, got 'mkl'"):
         head_sums(random_call(lo, hi, 4), empty_facts(1, 4), empty_facts(1, 4), path="mkl")
+
+
+MASSES = ("self", "previous", "next", "first", "special", "punctuation", "same_token", "induction", "cross_sentence")
+
+
+@pytest.mark.parametrize("path", ["numba", "torch", "reference"])
+@pytest.mark.parametrize("cross", [False, True])
+def test_core_keeps_its_part_of_all_to_the_bit(path: str, cross: bool) -> None:
+    lo, hi = causal(2, 24)
+    call, facts = random_call(lo, hi, 24, sink=not cross), make_facts(2, 24)
+    everything = head_sums(call, facts, facts, cross=cross, path=path)
+    core = head_sums(call, facts, facts, cross=cross, path=path, stats="core")
+    masses = {f"{name}_mass" for name in (*MASSES, "learned_sink")}
+    assert set(core) == (CORE | masses | {f"{name}_n" for name in masses}) & set(everything)
+    assert all(torch.equal(value, everything[name]) for name, value in core.items())
+    assert CORE <= set(everything) or cross
+
+
+def test_an_unknown_set_of_statistics_is_named() -> None:
+    lo, hi = causal(1, 4)
+    with pytest.raises(ValueError, match="stats: expected one of all, core, got 'few'"):
+        head_sums(random_call(lo, hi, 4), empty_facts(1, 4), empty_facts(1, 4), stats="few")
 
 
 @pytest.mark.parametrize(
