@@ -80,6 +80,7 @@ def run(
     model: Model,
     corpus: Corpus,
     output: Output,
+    stats: Annotated[str, typer.Option(help="all; core: only entropy, masses, distance, neuron means.")] = "all",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto (as stored; bf16 on CUDA), fp32, bf16 or fp16.")] = "auto",
     window: Annotated[int | None, typer.Option(help="Tokens a window [min(model positions, 1024)].", min=1)] = None,
@@ -111,8 +112,8 @@ def run(
     from attnengine.run.settings import RunSettings
 
     settings = RunSettings(
-        window=window, stride=stride, bos=bos, batch_tokens=batch_tokens, shard_tokens=shard_tokens, sample=sample,
-        seed=seed, max_tokens=max_tokens, keep_text=text,
+        stats=stats, window=window, stride=stride, bos=bos, batch_tokens=batch_tokens, shard_tokens=shard_tokens,
+        sample=sample, seed=seed, max_tokens=max_tokens, keep_text=text,
     )  # fmt: skip
     reporter = Reporter(quiet=quiet)
     options = SourceOptions(documents, text_column, label_column, longest_line)

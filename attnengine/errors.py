@@ -6,7 +6,7 @@ AttnEngineError
 │   └── UnsupportedModelError   loaded, but its attention cannot be captured faithfully
 ├── CaptureError           captured attention does not agree with the model's own
 ├── PlanError              a run cannot start or go on as asked
-└── RunFormatError         a folder is not a run, or is damaged, or of another version
+└── RunFormatError         a folder is not a run, is damaged or of another version, or was made without what is asked
 
 Argument mistakes are ValueError and TypeError as everywhere in Python. The command line prints any of these as one
 line and exits with 2.
@@ -40,4 +40,4 @@ class PlanError(AttnEngineError):
 
 
 class RunFormatError(AttnEngineError):
-    """A folder is not a run directory, or it is damaged, or of a version this release does not read."""
+    """A folder is not a run directory, is damaged, of a version this release does not read, or lacks what is asked."""

@@ -30,7 +30,7 @@ def analyze(
 
     model: a transformers PreTrainedModel, on the device it shall run on. tokenizer: its fast tokenizer, or image
     processor. texts: a list of strings or images, one document each. output: the run's folder; None makes a
-    temporary one, which stays until you delete it. settings: fields of RunSettings (window, sample, seed, …).
+    temporary one, which stays until you delete it. settings: fields of RunSettings (stats, window, seed, …).
 
     Raises ModelError and its kin for a model that cannot be captured, CorpusError for texts without tokens.
     """
@@ -70,7 +70,7 @@ def run_documents(
     corpus = manifest["corpus"]
     reporter.say(
         f"{loaded.model_id}: {site_summary(job.sites)} · {corpus['documents']:,} documents, "
-        f"{corpus['windows']:,} windows, {corpus['tokens']:,} tokens"
+        f"{corpus['windows']:,} windows, {corpus['tokens']:,} tokens · {settings.stats} statistics"
     )
     if dry_run:
         reporter.say(

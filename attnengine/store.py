@@ -5,8 +5,9 @@
       sites.parquet      one row per attention call of the model
       heads.parquet      (site, head): every head statistic and its standard error
       neurons.parquet    (site, head, neuron): q⊙k statistics
-      profiles.parquet   (site, head, offset_lo, offset_hi): mass by signed offset
-      patterns.npy       (site, head, 32, 32) fp32 mean pattern on relative positions; NaN where a site has fewer heads
+      profiles.parquet   (site, head, offset_lo, offset_hi): mass by signed offset; not with --stats core
+      patterns.npy       (site, head, 32, 32) fp32 mean pattern on relative positions; NaN where a site has fewer heads;
+                         not with --stats core
       windows.parquet documents.parquet tokens.parquet      provenance; ``tokens`` is the sample
       arrays/site-000/queries.npy (n, H, D)  keys.npy (n, Hkv, D)  values.npy (n, Hkv, Dv)  row_entropy.npy (n, H)
                       top_keys.npy top_weights.npy (n, H, 16)      row = row of ``tokens``
@@ -38,6 +39,8 @@ FORMAT_VERSION = 1
 TABLES = ("sites", "heads", "neurons", "profiles", "windows", "documents", "tokens")
 ARRAYS = ("queries", "keys", "values", "row_entropy", "top_keys", "top_weights")
 STATUSES = ("running", "complete")
+#: What a run made with ``--stats core`` does not write.
+NOT_IN_CORE = ("profiles", "patterns")
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:
@@ -65,6 +68,12 @@ class Run:
         corpus = self.manifest.get("corpus", {})
         return f"<Run {self.path} · {model} · {corpus.get('tokens', 0):,} tokens>"
 
+    @property
+    def stats(self) -> str:
+        """Which statistics the run was asked for: "all", or "core" for a run without profiles and patterns."""
+        settings = self.manifest.get("settings")
+        return "core" if isinstance(settings, dict) and settings.get("stats") == "core" else "all"
+
     sites = cached_property(lambda self: self._table("sites"))
     heads = cached_property(lambda self: self._table("heads"))
     neurons = cached_property(lambda self: self._table("neurons"))
@@ -79,6 +88,7 @@ class Run:
     @cached_property
     def patterns(self) -> np.ndarray:
         """(site, head, 32, 32) fp32: mean pattern by relative query and key position."""
+        self._expect("patterns")
         return self._array(Path("patterns.npy"))
 
     def queries(self, site: int | None = None, *, layer: int | None = None) -> np.ndarray:
@@ -120,7 +130,15 @@ class Run:
             raise ValueError(f"expected one site, {site=} {layer=} names {len(found)}; sites are {listing}")
         return int(found.site.iloc[0])
 
+    def _expect(self, name: str) -> None:
+        """RunFormatError if the run was never meant to hold the table or array ``name``."""
+        if self.stats == "core" and name in NOT_IN_CORE:
+            raise RunFormatError(
+                f"{self.path} was made with --stats core, which keeps no {name}; make the run again with --stats all"
+            )
+
     def _table(self, name: str) -> pd.DataFrame:
+        self._expect(name)
         return read_table(self.path, name)
 
     def _array(self, relative: Path) -> np.ndarray:

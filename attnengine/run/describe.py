@@ -34,6 +34,7 @@ def facts(run: Path, manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
             f"{_count(corpus, 'tokens')} tokens"
         ),
     )
+    yield "statistics", str((manifest.get("settings") or {}).get("stats", "all"))
     yield "errors", f"clustered over {_count(corpus, 'groups')} document groups"
     yield "sample", f"{_count(manifest.get('sample') or {}, 'tokens')} tokens with queries, keys and values"
     for name in ("output", "kernels", "self_check", "device", "versions"):

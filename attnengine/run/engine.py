@@ -42,6 +42,7 @@ class Job:
     feed: Feed
     plan: Plan
     device: str
+    stats: str = "all"
 
     @property
     def max_length(self) -> int:
@@ -57,9 +58,7 @@ def streams_of(site: Site, batch: WindowBatch) -> tuple[TokenFacts, TokenFacts]:
     return facts, facts
 
 
-def site_sums(
-    site: Site, call: AttentionCall, batch: WindowBatch, max_length: int, memory: Memory
-) -> dict[str, torch.Tensor]:
+def site_sums(job: Job, site: Site, call: AttentionCall, batch: WindowBatch, memory: Memory) -> dict[str, torch.Tensor]:
     """Kernel sums of one attention call; UnsupportedModelError if it does not run over the window's tokens.
 
     ``memory`` keeps what depends on tokens and mask only, so that the layers of a forward share it.
@@ -72,18 +71,21 @@ def site_sums(
             f"{site.name} ({site.module}) attends over (windows, queries, keys) = {seen}, the batch has {expected}; "
             "this model reshapes the sequence before attention, which attnengine cannot place in the text"
         )
-    return head_sums(call, queries, keys, cross=site.kind == "cross", max_length=max_length, memory=memory)
+    cross = site.kind == "cross"
+    return head_sums(call, queries, keys, cross=cross, max_length=job.max_length, stats=job.stats, memory=memory)
 
 
 def make_pilots(job: Job) -> list[Pilot]:
-    """The centres of second moments: the means of up to four windows spread over the corpus."""
+    """The centres of second moments: the means of up to four windows spread over the corpus; zeros for a core run."""
+    if job.stats == "core":  # it has no second moments
+        return [Pilot.zero(site.n_heads, site.d_qk) for site in job.sites]
     n = len(job.feed.n_tokens)
     batch = job.feed.batch(sorted({n * i // 4 for i in range(4)}), job.device)
     found: dict[int, Pilot] = {}
     memory = Memory()
 
     def on_call(site: Site, call: AttentionCall) -> None:
-        found[site.site] = Pilot.of(site_sums(site, call, batch, job.max_length, memory))
+        found[site.site] = Pilot.of(site_sums(job, site, call, batch, memory))
 
     with Capture(job.loaded.model, job.sites) as capture:
         capture.forward(batch.inputs, on_call)
@@ -114,7 +116,7 @@ def run_batch(
     memory = Memory()
 
     def on_call(site: Site, call: AttentionCall) -> None:
-        found = site_sums(site, call, batch, job.max_length, memory)
+        found = site_sums(job, site, call, batch, memory)
         check_mass(site, found)
         sums[site.site].add(found, group, job.plan.n_groups)
         if len(rows):
@@ -139,7 +141,8 @@ def check_mass(site: Site, sums: dict[str, torch.Tensor]) -> None:
 def execute(job: Job, run: Path, manifest: dict[str, Any], reporter: Reporter) -> None:
     """Run every shard that is not on disk yet, then write the tables and mark the run complete."""
     plan, started = job.plan, time.perf_counter()
-    reporter.say("measuring the centres of second moments (the first run of an installation compiles its CPU kernels)")
+    first = "measuring the centres of second moments" if job.stats == "all" else "starting"
+    reporter.say(f"{first} (the first run of an installation compiles its CPU kernels)")
     pilots = kept_pilots(job, run)
     todo = [shard for shard in range(len(plan.shards)) if not shards.shard_path(run, shard).exists()]
     total = int(job.feed.n_tokens.sum())
@@ -202,12 +205,13 @@ def collect_sample(sample: Sample, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def write_tables(job: Job, run: Path, sums: list[SiteSums], *, keep_text: bool) -> None:
-    """Every Parquet table and the mean patterns."""
+    """Every Parquet table and the mean patterns that the run's statistics fill."""
     store.write_table(run, "sites", provenance.sites_frame(job.sites))
-    store.write_table(run, "heads", tables.heads_table(job.sites, sums))
-    store.write_table(run, "neurons", tables.neurons_table(job.sites, sums))
-    store.write_table(run, "profiles", tables.profiles_table(job.sites, sums, profile_edges(job.max_length)))
-    store.write_array(run, Path("patterns.npy"), tables.patterns_array(job.sites, sums))
+    store.write_table(run, "heads", tables.heads_table(job.sites, sums, job.stats))
+    store.write_table(run, "neurons", tables.neurons_table(job.sites, sums, job.stats))
+    if job.stats == "all":
+        store.write_table(run, "profiles", tables.profiles_table(job.sites, sums, profile_edges(job.max_length)))
+        store.write_array(run, Path("patterns.npy"), tables.patterns_array(job.sites, sums))
     store.write_table(run, "windows", provenance.windows_frame(job.feed))
     store.write_table(run, "documents", provenance.documents_frame(job.feed))
     described = job.feed.describe(job.plan.sample_window, job.plan.sample_position, text=keep_text)
@@ -227,7 +231,8 @@ def write_sample(job: Job, run: Path, sample: Sample) -> None:
 def note_bad_heads(sites: list[Site], run: Path, manifest: dict[str, Any], reporter: Reporter) -> None:
     """Name the heads whose numbers are not finite: they stay NaN in the tables, and the run says so."""
     heads = store.read_table(run, "heads")
-    bad = heads[(heads.n_queries > 0) & ~(heads.entropy.notna() & heads.score_mean.notna() & heads.key_norm.notna())]
+    telling = [name for name in ("entropy", "score_mean", "key_norm") if name in heads]
+    bad = heads[(heads.n_queries > 0) & ~heads[telling].notna().all(axis=1)]
     manifest["nan_heads"] = [[int(site), int(head)] for site, head in zip(bad["site"], bad["head"], strict=True)]
     if len(bad):
         first = bad.iloc[0]

@@ -65,7 +65,7 @@ def make_job(
         seed=settings.seed,
         identity=identity,
     )
-    job = Job(loaded, sites, feed, plan, device)
+    job = Job(loaded, sites, feed, plan, device, settings.stats)
     return job, first_manifest(job, settings, checked.as_dict())
 
 
@@ -247,6 +247,10 @@ def _difference(existing: dict[str, Any], manifest: dict[str, Any]) -> str:
 
     theirs, mine = identity(existing), identity(manifest)
     parts = [part for part in mine if theirs[part] != mine[part]]
+    if "settings" in parts:
+        before = theirs["settings"] or {}
+        changed = [name for name, value in mine["settings"].items() if before.get(name) != value]
+        parts[-1] = f"settings ({', '.join(changed)})"
     return f"a run with another {' and '.join(parts) or 'plan (other versions or device)'}"
 
 
@@ -261,7 +265,8 @@ def disk_estimate(job: Job) -> int:
     for site in job.sites:
         vectors = site.n_heads * site.d_qk + site.n_kv_heads * (site.d_qk + site.d_v)
         bytes_total += 2 * 4 * job.plan.n_samples * (vectors + site.n_heads * (1 + 2 * 16))
-        sums = site.n_heads * (10 * site.d_qk + 60 + 300)
+        per_head = 10 * site.d_qk + 60 + 300 if job.stats == "all" else 2 * site.d_qk + 40
+        sums = site.n_heads * per_head
         bytes_total += 8 * sums * min(job.plan.n_groups, len(job.feed.n_tokens)) * min(len(job.plan.shards), 4)
     return bytes_total
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from attnengine_kernels.sums import STATS
+
 
 @dataclass(frozen=True)
 class RunSettings:
     """Settings that change numbers or what is kept."""
 
+    stats: str = "all"  # all | core: entropy, masses, distance and neuron means, without profiles and patterns
     window: int | None = None  # tokens a window, special ones included; None: min(model positions, 1024)
     stride: int | None = None  # content tokens from one window to the next; None: no overlap
     bos: str = "auto"  # auto | always | never
@@ -21,6 +24,8 @@ class RunSettings:
     keep_text: bool = True  # store the text of sampled tokens, not offsets only
 
     def __post_init__(self) -> None:
+        if self.stats not in STATS:
+            raise ValueError(f"stats must be {' or '.join(STATS)}, got {self.stats!r}")
         for name in ("window", "stride", "batch_tokens", "shard_tokens", "max_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -42,6 +42,11 @@ class Pilot:
     distance: Tensor  # () fp64
 
     @classmethod
+    def zero(cls, n_heads: int, d_qk: int) -> Pilot:
+        """The pilot of a site without second moments."""
+        return cls(*(torch.zeros(shape, dtype=torch.float64) for shape in ((n_heads,), (n_heads, d_qk), ())))
+
+    @classmethod
     def of(cls, sums: Mapping[str, Tensor]) -> Pilot:
         """The means over one batch of kernel sums; 0 where it has no pair or is not finite."""
         pairs = sums["n_pairs"].sum().clamp(min=1)

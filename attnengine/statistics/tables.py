@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from attnengine.records import Site
 from attnengine.statistics import uncertainty
 from attnengine.statistics.accumulate import SiteSums
 from attnengine.statistics.catalogue import HEADS, NEURONS, Statistic, is_mass
+from attnengine_kernels.sums import keeps
 
 Array = np.ndarray
 Columns = dict[str, Array]
@@ -23,14 +25,17 @@ NEURON_RATIOS = {
 }
 
 
-def heads_table(sites: Sequence[Site], sums: Sequence[SiteSums]) -> pd.DataFrame:
-    """One row per site and head; every statistic with ``_se``, every mass with ``_n`` (null where undefined)."""
-    return _table(sites, [_head_columns(one) for one in sums])
+def heads_table(sites: Sequence[Site], sums: Sequence[SiteSums], stats: str) -> pd.DataFrame:
+    """One row per site and head; every statistic of ``stats`` with ``_se``, every mass with ``_n``.
+
+    A statistic that a call does not define is null; one that the run was not asked for has no column.
+    """
+    return _table(sites, [_head_columns(one, stats) for one in sums])
 
 
-def neurons_table(sites: Sequence[Site], sums: Sequence[SiteSums]) -> pd.DataFrame:
+def neurons_table(sites: Sequence[Site], sums: Sequence[SiteSums], stats: str) -> pd.DataFrame:
     """One row per site, head and neuron of q⊙k."""
-    return _table(sites, [_neuron_columns(one) for one in sums], axis="neuron")
+    return _table(sites, [_neuron_columns(one, stats) for one in sums], axis="neuron")
 
 
 def profiles_table(sites: Sequence[Site], sums: Sequence[SiteSums], edges: Sequence[tuple[int, int]]) -> pd.DataFrame:
@@ -76,13 +81,13 @@ def _table(sites: Sequence[Site], columns: Sequence[Columns], axis: str | None =
     return pd.concat(frames, ignore_index=True)
 
 
-def _head_columns(one: SiteSums) -> Columns:
+def _head_columns(one: SiteSums, stats: str) -> Columns:
     grouped = {name: value.numpy() for name, value in one.grouped.items()}
     extremes = {name: value.numpy() for name, value in one.extremes.items()}
-    heads = grouped["score_mean"].shape[1]
+    heads = grouped["entropy"].shape[1]
     masses = [name for name in grouped if is_mass(name) and f"{name}_n" in grouped]
     out: Columns = {}
-    for name in dict.fromkeys([*HEADS, *masses]):
+    for name in filter(partial(keeps, stats), dict.fromkeys([*HEADS, *masses])):
         entry = HEADS.get(name)
         estimator = entry.estimator if entry else "ratio"
         if estimator == "count":
@@ -110,11 +115,13 @@ def _head_statistic(name: str, estimator: str, one: SiteSums, grouped: Columns, 
     return uncertainty.ratio(grouped[name], n)
 
 
-def _neuron_columns(one: SiteSums) -> Columns:
+def _neuron_columns(one: SiteSums, stats: str) -> Columns:
     grouped = {name: value.numpy() for name, value in one.grouped.items()}
     extremes = {name: value.numpy() for name, value in one.extremes.items()}
     out: Columns = {}
     for name, entry in NEURONS.items():
+        if not keeps(stats, NEURON_RATIOS[name][0] if name in NEURON_RATIOS else name):
+            continue
         if entry.estimator == "extreme":
             out[name] = np.where(np.isinf(extremes[name]), np.nan, extremes[name])
         else:

@@ -108,6 +108,7 @@ def test_values_that_make_no_sense(attnengine, tiny_bert, corpus, tmp_path):
     refused(attnengine("run", tiny_bert, corpus, "-o", tmp_path / "r", "--bos", "maybe"), "bos must be")
     refused(attnengine("run", tiny_bert, corpus, "-o", tmp_path / "r", "--device", "tpu:0"), "device")
     refused(attnengine("run", tiny_bert, corpus, "-o", tmp_path / "r", "--documents", "page"), "documents must be")
+    refused(attnengine("run", tiny_bert, corpus, "-o", tmp_path / "r", "--stats", "nonsense"), "stats must be all or")
 
 
 def test_an_existing_folder_is_never_touched_unasked(attnengine, tiny_bert, corpus, tmp_path):
@@ -121,7 +122,8 @@ def test_an_existing_folder_is_never_touched_unasked(attnengine, tiny_bert, corp
     assert attnengine(*run, tmp_path / "r")[0] == 0
     before = store.read_manifest(tmp_path / "r")["run_hash"]
     refused(attnengine(*run, tmp_path / "r"), "--resume", "--overwrite")
-    refused(attnengine(*run, tmp_path / "r", "--resume", "--seed", 5), "another settings", "--overwrite")
+    refused(attnengine(*run, tmp_path / "r", "--resume", "--seed", 5), "another settings (seed)", "--overwrite")
+    refused(attnengine(*run, tmp_path / "r", "--resume", "--stats", "core"), "another settings (stats)", "--overwrite")
     assert attnengine(*run, tmp_path / "r", "--resume")[0] == 0
     assert attnengine(*run, tmp_path / "r", "--overwrite")[0] == 0
     assert store.read_manifest(tmp_path / "r")["run_hash"] == before

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 
 import numpy as np
@@ -13,6 +14,7 @@ from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 import attnengine as ae
 from attnengine.cli import main
+from attnengine.errors import RunFormatError
 from attnengine.statistics.catalogue import HEADS, NEURONS
 
 KEYS = {"site", "layer", "kind", "stack", "head"}
@@ -31,15 +33,22 @@ def attnengine(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def run(tiny_bert, corpus, tmp_path_factory):
-    """One ordinary run that several tests look at."""
-    folder = tmp_path_factory.mktemp("run") / "r"
-    with pytest.MonkeyPatch.context() as patch:
-        arguments = ["run", tiny_bert, corpus, "-o", folder, "-q", "--sample", 500, "--window", 100]
-        patch.setattr(sys, "argv", ["attnengine", *map(str, arguments)])
-        with pytest.raises(SystemExit, match="0"):
-            main()
-    return ae.open_run(folder)
+def made(tiny_bert, corpus, tmp_path_factory):
+    """The same ordinary run with every statistic and with those of core."""
+    folders = {stats: tmp_path_factory.mktemp(stats) / "r" for stats in ("all", "core")}
+    for stats, folder in folders.items():
+        with pytest.MonkeyPatch.context() as patch:
+            arguments = ["run", tiny_bert, corpus, "-o", folder, "-q", "--sample", 500, "--window", 100]
+            patch.setattr(sys, "argv", ["attnengine", *map(str, arguments), "--stats", stats])
+            with pytest.raises(SystemExit, match="0"):
+                main()
+    return {stats: ae.open_run(folder) for stats, folder in folders.items()}
+
+
+@pytest.fixture(scope="module")
+def run(made):
+    """The run with every statistic, which several tests look at."""
+    return made["all"]
 
 
 def test_the_tables_have_every_column_of_the_contract(run):
@@ -72,6 +81,33 @@ def test_values_and_errors_are_there_and_lie_in_their_range(run):
     assert np.allclose(run.neurons.groupby(["site", "head"]).score_variance_share.sum(), 1, atol=1e-6)
     assert np.allclose(run.profiles.groupby(["site", "head"]).mass.sum(), 1, atol=1e-5)
     assert np.allclose(run.patterns.sum(-1), 1, atol=1e-4)
+
+
+def test_a_core_run_has_the_columns_of_core_with_the_numbers_of_all(run, made):
+    core = made["core"]
+    plain = ["entropy", "entropy_normalized", "p_max", "offset_mean", "distance_mean", "mass_defect_mean"]
+    masses = [name for name in HEADS if name.endswith("_mass") and name != "value_weighted_first_mass"]
+    heads = {*plain, *masses, "mass_defect_max", "n_queries", "n_pairs", "n_empty_rows"}
+    heads |= {f"{name}_se" for name in [*plain, *masses]} | {f"{name}_n" for name in masses}
+    assert set(core.heads.columns) == KEYS | heads
+    neurons = {"qk_mean", "qk_mean_se", "qk_attended_mean", "qk_attended_mean_se"}
+    assert set(core.neurons.columns) == KEYS | {"neuron"} | neurons
+    for name in ("heads", "neurons"):
+        mine, theirs = getattr(core, name), getattr(run, name)
+        pd.testing.assert_frame_equal(mine, theirs[mine.columns], rtol=1e-12, atol=1e-15)
+    assert np.array_equal(core.queries(1), run.queries(1))
+
+
+def test_a_core_run_says_what_it_lacks(made):
+    core = made["core"]
+    assert (core.stats, made["all"].stats) == ("core", "all")
+    assert core.manifest["settings"]["stats"] == "core"
+    assert core.verify() == []
+    files = {entry["path"] for entry in made["all"].manifest["files"]}
+    assert files - {entry["path"] for entry in core.manifest["files"]} == {"profiles.parquet", "patterns.npy"}
+    for name in ("profiles", "patterns"):
+        with pytest.raises(RunFormatError, match=f"made with --stats core, which keeps no {name}"):
+            getattr(core, name)
 
 
 def test_the_sample_has_one_row_a_token_in_every_array(run):
@@ -146,9 +182,10 @@ def test_standard_input_max_tokens_and_no_text(attnengine, tiny_bert, tmp_path, 
 
 
 def test_a_dry_run_says_what_would_be_and_writes_nothing(attnengine, tiny_bert, corpus, tmp_path, capsys):
-    attnengine("run", tiny_bert, corpus, "-o", tmp_path / "r", "--dry-run")
+    attnengine("run", tiny_bert, corpus, "-o", tmp_path / "r", "--dry-run", "--stats", "core")
     told = capsys.readouterr().err
     assert "40 documents" in told
+    assert "core statistics" in told
     assert "MB and" in told
     assert "nothing was written" in told
     assert not (tmp_path / "r").exists()
@@ -159,6 +196,7 @@ def test_info_tells_what_a_run_is_and_prints_hostile_text_as_text(attnengine, ru
     told = capsys.readouterr().out
     assert "BertModel" in told
     assert "40 documents" in told
+    assert re.search(r"^statistics +all *$", told, re.M)
     attnengine("info", run.path, "--json")
     assert json.loads(capsys.readouterr().out)["run_hash"] == run.manifest["run_hash"]
 
