@@ -7,8 +7,9 @@ over pairs, compiled, the same for every head. A layer then pays for its queries
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -67,6 +68,48 @@ class Prepared:
     counted_keys: Array  # (b, k) bool
     offset_bin: Array  # (span,) int64: profile bin by (key position - query position + last query position)
     counts: HeadSums  # every output that does not depend on the head
+    moved: dict[torch.device, Any] = field(default_factory=dict)  # what a path keeps of these facts on its device
+
+    @cached_property
+    def windows(self) -> list[Window]:
+        """The facts window by window, as the compiled passes take them; cut once for all layers."""
+        last = max(int(self.position.max(initial=0)), 0)
+        return [
+            Window(
+                mask=(self.lo[w], self.hi[w], self.seen[w]),
+                rest=(self.position[w], self.key_shift[w], self.placed[w], self.query_bin[w], self.groups.order[w],
+                      self.groups.begin[w], self.groups.end[w], self.patches[0][w], self.patches[1][w],
+                      self.offset_bin, last, self.first[w], self.cross),
+                key_rows=self.key_rows[w],
+                counted_keys=self.counted_keys[w],
+                live=bool(self.seen[w].any()),
+                uniform=bool(self.uniform[w]),
+                interval=(int(self.interval[w, 0]), int(self.interval[w, 1])),
+            )
+            for w in range(len(self.lo))
+        ]  # fmt: skip
+
+
+class Window(NamedTuple):
+    """Facts of one window; ``mask`` and ``rest`` are the arguments of the tile pass, in its order."""
+
+    mask: tuple[Array, Array, Array]  # lo, hi, seen
+    rest: tuple[Any, ...]
+    key_rows: Array  # (k,)
+    counted_keys: Array  # (k,)
+    live: bool  # a row counts and sees a key
+    uniform: bool  # all rows that count see the interval
+    interval: tuple[int, int]
+
+    def span(self, r0: int, r1: int) -> tuple[int, int] | None:
+        """The keys that rows [r0, r1) see, first and one past the last; None if they see none."""
+        if self.uniform:
+            return self.interval
+        lo, hi, seen = self.mask
+        live = seen[r0:r1] > 0
+        if not live.any():
+            return None
+        return int(lo[r0:r1][live].min()), int(hi[r0:r1][live].max())
 
 
 class Memory:

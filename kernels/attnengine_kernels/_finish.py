@@ -11,9 +11,9 @@ from torch import Tensor
 
 from attnengine_kernels._facts import Prepared
 from attnengine_kernels.call import AttentionCall, HeadSums
-from attnengine_kernels.cpu._scan import NEURON_SUMS
-from attnengine_kernels.cpu._tile import SUMS
-from attnengine_kernels.sums import PATTERN_BINS, RECEIVED_MIN_ROWS
+from attnengine_kernels.cpu._row import SUMS
+from attnengine_kernels.cpu._scan import NEURON_SUMS, QK
+from attnengine_kernels.sums import PATTERN_BINS, RECEIVED_MIN_ROWS, keeps
 
 Array = np.ndarray[Any, Any]
 
@@ -35,26 +35,30 @@ class Raw:
     key_norm: Array  # (b, h)
 
 
-def finish(call: AttentionCall, facts: Prepared, raw: Raw) -> HeadSums:
-    """Every name of :mod:`.sums`; all sums of a head whose scores were not finite are NaN."""
+def finish(call: AttentionCall, facts: Prepared, raw: Raw, stats: str = "all") -> HeadSums:
+    """Every name of :mod:`.sums` that ``stats`` keeps; all sums of a head whose scores were not finite are NaN."""
     h = call.query.shape[1]
     counts = facts.counts
     sums = {name: torch.from_numpy(np.ascontiguousarray(raw.tile[..., n])) for n, name in enumerate(SUMS)}
     received = torch.from_numpy(raw.received)
-    sums |= _scores(sums, raw, counts["n_pairs"])
     sums |= _masses(sums, received, raw, facts)
-    sums |= _neurons(raw, facts, call.scale)
-    sums["pattern"] = torch.from_numpy(raw.grid[:, :, :PATTERN_BINS])
+    sums |= _attended(raw)
+    if stats == "all":
+        sums |= _scores(sums, raw, counts["n_pairs"])
+        sums |= _neurons(sums, raw, facts, call.scale)
+        sums["received_gini"] = _gini(received, facts)
+        sums["pattern"] = torch.from_numpy(raw.grid[:, :, :PATTERN_BINS])
     for name in ("same_sentence", "score_m2_within", "score_m2_between"):
         del sums[name]
     if call.sink is None:
         del sums["learned_sink_mass"]
+    sums = {name: value for name, value in sums.items() if keeps(stats, name)}
     poisoned = torch.from_numpy(~np.isfinite(raw.tile[..., 0]))  # (b, h)
     if bool(poisoned.any()):
         for name, value in sums.items():
             if name == "share_n" or not name.endswith("_n"):
                 value[poisoned] = torch.nan
-    return sums | _spread(counts, sums, h)
+    return sums | _spread({name: value for name, value in counts.items() if keeps(stats, name)}, counts, sums, h)
 
 
 def _scores(sums: HeadSums, raw: Raw, pairs: Tensor) -> HeadSums:
@@ -76,7 +80,6 @@ def _masses(sums: HeadSums, received: Tensor, raw: Raw, facts: Prepared) -> Head
         del sums["same_token_mass"], sums["induction_mass"]
     if "cross_sentence_mass_n" in facts.counts:
         out["cross_sentence_mass"] = (by_class[..., -1] - sums["same_sentence"]).clamp(min=0)
-    out["received_gini"] = _gini(received, facts)
     if facts.cross:
         del sums["offset_mean"], sums["distance_mean"]
         return out
@@ -90,7 +93,8 @@ def _gini(received: Tensor, facts: Prepared) -> Tensor:
     """Gini of received / fair share over the keys seen by enough rows, times their number (b, h)."""
     used = torch.from_numpy(facts.real & (facts.key_rows >= RECEIVED_MIN_ROWS))  # (b, k)
     fair = torch.from_numpy(facts.fair).masked_fill(~used, 1.0)
-    a = (received / fair[:, None]).masked_fill(~used[:, None], torch.inf).sort(dim=-1).values  # the used ones first
+    a = (received / fair[:, None]).masked_fill(~used[:, None], torch.inf)
+    a = torch.from_numpy(np.sort(a.numpy(), axis=-1))  # the used ones first; several times faster than torch's sort
     n = used.sum(dim=1)[:, None, None]
     rank = torch.arange(1, a.shape[2] + 1)
     a = torch.where(rank <= n, a, 0.0)
@@ -99,21 +103,26 @@ def _gini(received: Tensor, facts: Prepared) -> Tensor:
     return torch.where(total == 0, 0.0, uneven / total)
 
 
-def _neurons(raw: Raw, facts: Prepared, scale: float) -> HeadSums:
+def _attended(raw: Raw) -> HeadSums:
+    """Means of q ⊙ k: Σ p^ q k = Σ p^ q (k - k̄) + k̄ Σ q, and over all pairs."""
+    total, k = torch.from_numpy(raw.query_totals[:, :, 0]), torch.from_numpy(raw.centre)
+    first = torch.from_numpy(raw.attended[:, :, 0]) + k * total
+    return {"qk": torch.from_numpy(np.ascontiguousarray(raw.neurons[:, :, QK])), "qk_attended": first}
+
+
+def _neurons(sums: HeadSums, raw: Raw, facts: Prepared, scale: float) -> HeadSums:
     named = {name: torch.from_numpy(np.ascontiguousarray(raw.neurons[:, :, n])) for n, name in enumerate(NEURON_SUMS)}
     counts = facts.counts
     pairs = counts["n_pairs"].clamp(min=1)[:, None, None]
-    out = {name: named[name] for name in ("qk", "qk_min", "qk_max", "qk_positive")}
+    out = {name: named[name] for name in ("qk_min", "qk_max", "qk_positive")}
     out["qk_m2"] = (named["qk_square"] - named["qk"].square() / pairs).clamp(min=0)
     out["share"] = scale**2 * named["share"]
     out["share_n"] = out["share"].sum(dim=-1)
-    first, second, cross = torch.from_numpy(raw.attended).unbind(dim=2)  # (b, h, d) each
-    total, square = torch.from_numpy(raw.query_totals).unbind(dim=2)
-    k = torch.from_numpy(raw.centre)
-    out["qk_attended"] = first + k * total  # Σ p^ q k = Σ p^ q (k - k̄) + k̄ Σ q
+    _, second, cross = torch.from_numpy(raw.attended).unbind(dim=2)  # (b, h, d) each
+    square, k = torch.from_numpy(raw.query_totals[:, :, 1]), torch.from_numpy(raw.centre)
     raw_second = second + 2 * k * cross + k.square() * square
     rows = counts["n_queries"].clamp(min=1)[:, None, None]
-    out["qk_attended_m2"] = (raw_second - out["qk_attended"].square() / rows).clamp(min=0)
+    out["qk_attended_m2"] = (raw_second - sums["qk_attended"].square() / rows).clamp(min=0)
     if not facts.cross:
         near = counts["distance_pairs"].clamp(min=1)[:, None, None]
         out["distance_qk"] = named["near"]
@@ -122,14 +131,15 @@ def _neurons(raw: Raw, facts: Prepared, scale: float) -> HeadSums:
     return out
 
 
-def _spread(counts: HeadSums, sums: HeadSums, h: int) -> HeadSums:
-    """The numbers that belong to ratios, one per head (b, h); counts of windows as they are."""
+def _spread(kept: HeadSums, counts: HeadSums, sums: HeadSums, h: int) -> HeadSums:
+    """The numbers that belong to ratios, one per head (b, h); counts of windows as they are (those that are kept)."""
     numbers = {f"{name}_n": counts["n_queries"] for name in ("entropy", "p_max", "query_norm", "mass_defect_mean")}
     numbers |= {"score_mean_n": counts["n_pairs"], "qk_cosine_n": counts["n_pairs"], "key_norm_n": counts["n_keys"]}
     if "learned_sink_mass" in sums:
         numbers["learned_sink_mass_n"] = counts["n_queries"]
+    numbers = {name: value for name, value in numbers.items() if name.removesuffix("_n") in sums}
     per_window = {"n_queries", "n_pairs", "n_empty_rows", "n_keys", "pattern_n", "profile_n"}
     per_window |= {"distance_pairs", "distance_sum", "distance_m2"}
-    numbers |= {name: value for name, value in counts.items() if name not in per_window}
+    numbers |= {name: value for name, value in kept.items() if name not in per_window}
     spread = {name: value[:, None].repeat(1, h) for name, value in numbers.items()}
-    return spread | {name: value.clone() for name, value in counts.items() if name in per_window}
+    return spread | {name: value.clone() for name, value in kept.items() if name in per_window}

@@ -62,6 +62,8 @@ def head_sums(
         path = _chosen(call.query.device.type, torch.promote_types(call.query.dtype, call.key.dtype))
     if path == "reference":
         sums = reference.head_sums(call, queries, keys, cross=cross, max_length=max_length)
+    elif path == "numba":  # the path that leaves out the work, too
+        sums = cpu.head_sums(call, queries, keys, cross=cross, max_length=max_length, memory=memory, stats=stats)
     elif path in PASSES:
         sums = _implementation(path)(call, queries, keys, cross=cross, max_length=max_length, memory=memory)
     else:
@@ -70,8 +72,6 @@ def head_sums(
 
 
 def _implementation(path: str) -> Callable[..., HeadSums]:
-    if path == "numba":
-        return cpu.head_sums
     if path == "torch":
         return blocked.head_sums
     from attnengine_kernels.gpu import head_sums as gpu  # triton exists on Linux only

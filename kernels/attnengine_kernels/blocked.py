@@ -33,7 +33,7 @@ from attnengine_kernels.cpu._scan import (
     SHARE,
     SQUARE,
 )
-from attnengine_kernels.cpu._tile import SUMS
+from attnengine_kernels.cpu._row import SUMS
 from attnengine_kernels.sums import PATTERN_BINS, profile_edges
 
 BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**25}  # of one (h, rows, keys) array

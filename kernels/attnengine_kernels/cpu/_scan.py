@@ -272,3 +272,21 @@ def patch_pass(query, key, lo, hi, position, placed, query_patch, key_patch, tot
                 _add(key[one, j], math.sqrt(f64(dr * dr + dc * dc)), total)
             for head in range(one * group, (one + 1) * group):
                 _add_product(1.0, query[head, i], total, sums[head, NEAR_DISTANCE])
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def sum_pass(query, key, lo, hi, running, sums):
+    """Adds Σ_i q_i Σ_j k_j to ``sums`` (h, len(NEURON_SUMS), d), and nothing else: all that core needs of a scan.
+
+    ``query`` (h, q, d) and ``key`` (hkv, k, d), zeros where nobody counts them; ``running`` (k + 1, d) fp64 is room.
+    """
+    group = query.shape[0] // key.shape[0]
+    for one in range(key.shape[0]):
+        running[0] = 0.0
+        for j in range(key.shape[1]):
+            _step(running[j], running[j + 1], key[one, j], 1.0)
+        for head in range(one * group, (one + 1) * group):
+            for i in range(query.shape[1]):
+                if lo[i] < hi[i]:
+                    _add_product(1.0, query[head, i], running[hi[i]], sums[head, QK])
+                    _add_product(-1.0, query[head, i], running[lo[i]], sums[head, QK])

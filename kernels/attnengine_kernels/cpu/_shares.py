@@ -35,9 +35,11 @@ def uniform_shares(query: Tensor, about: Tensor, n_keys: int, out: Array) -> Non
 
 def _gram(name: str, x: Tensor) -> Array:
     """Σ_i x_i x_iᵀ over the middle axis, (parts, heads, d, d) fp32, in parts of at most GRAM_ROWS rows."""
-    parts = x.split(GRAM_ROWS, dim=1)
-    found = room(name, (len(parts), x.shape[0], x.shape[2], x.shape[2]))
-    for part, product in zip(parts, torch.from_numpy(found), strict=True):
+    heads, n, d = x.shape
+    starts = range(0, n, GRAM_ROWS)
+    found = room(name, (len(starts), heads, d, d))
+    for start, product in zip(starts, torch.from_numpy(found), strict=True):
+        part = x[:, start : start + GRAM_ROWS]
         torch.bmm(part.transpose(1, 2), part, out=product)
     return np.asarray(found)
 

@@ -125,3 +125,25 @@ def query_stream(query, strides, w, first, seen, centre, scale, clean, norm, shi
             norm[one, i] = _copy(query[at : at + d], clean[one, i], totals[one, 0])
             shift[one, i] = scale * _add_squares(clean[one, i], mean, totals[one, 1])
             norms[one] += norm[one, i]
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def operands_pass(
+    query, query_strides, key, key_strides, value, value_strides, w, first, first_key, d_value, seen, rows, counted,
+    scale, clean_query, clean_key, both, turned, query_norm, key_norm, centre, shift, value_norm, norms, query_totals,
+    query_norms, centres, key_norms,
+):  # fmt: skip
+    """All streams of a piece, key heads from ``first_key`` and the query heads from ``first`` that read them.
+
+    Beside what the streams set: ``centres`` (h, d) and ``key_norms`` (h,), k̄ and Σ |k| of each query head's key head.
+    ``norms`` (hkv,) fp64 is room to work in.
+    """
+    key_stream(key, key_strides, w, first_key, rows, counted, clean_key, both, turned, key_norm, centre, norms)
+    value_stream(value, value_strides, w, first_key, d_value, rows, value_norm)
+    query_stream(query, query_strides, w, first, seen, centre, scale, clean_query, query_norm, shift, query_totals,
+                 query_norms)  # fmt: skip
+    for head in range(centres.shape[0]):
+        one = head * centre.shape[0] // centres.shape[0]
+        key_norms[head] = norms[one]
+        for e in range(centre.shape[1]):
+            centres[head, e] = centre[one, e]

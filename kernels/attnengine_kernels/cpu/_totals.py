@@ -121,10 +121,10 @@ def side_pass(x, strides, w, first, counts, placed, norm, block, total):
 
 @njit(cache=True, nogil=True, _nrt=False)
 def _all_placed(counts, placed):
+    outside = 0
     for j in range(counts.shape[0]):
-        if counts[j] != 0 and not placed[0] <= j < placed[1]:
-            return False
-    return True
+        outside += counts[j] != 0 and not placed[0] <= j < placed[1]
+    return outside == 0
 
 
 @njit(cache=True, nogil=True, _nrt=False, fastmath=ADD, forceinline=True)
@@ -201,9 +201,9 @@ def totals_pass(
     """As :func:`._scan.scan_pass`, for window ``w``, whose rows all see the keys of ``interval``.
 
     Arguments as of :func:`side_pass` and :func:`distance_pass`; ``seen`` (q,) and ``rows`` (k,), 0 for what does not
-    count; ``apart`` says that |i - j| is not the distance (images) or that there is none (cross-attention). Room to work
-    in: ``query_room`` (9, h · d) and ``key_room`` (9, hkv · d) fp32; ``queries`` (11, h · d), ``keys`` (11, hkv · d),
-    ``left`` (2, hkv · d) and ``distance`` (h · d,) fp64. Sets ``sums`` (h, sums, d) but for the shares
+    count; ``apart`` says that |i - j| is not the distance (images) or that there is none (cross-attention). Room to
+    work in: ``query_room`` (9, h · d) and ``key_room`` (9, hkv · d) fp32; ``queries`` (11, h · d), ``keys``
+    (11, hkv · d), ``left`` (2, hkv · d) and ``distance`` (h · d,) fp64. Sets ``sums`` (h, sums, d) but for the shares
     (:mod:`._shares`) and the distances of images, and ``cosine`` (h,).
     """
     side_pass(query, query_strides, w, first_query, seen, query_placed, query_norm, query_room, queries)

@@ -18,14 +18,15 @@ from torch import Tensor
 
 from attnengine_kernels._check import check_call
 from attnengine_kernels._exact import exact_products
-from attnengine_kernels._facts import Memory, Prepared
+from attnengine_kernels._facts import Memory, Prepared, Window
 from attnengine_kernels._finish import Raw, finish
 from attnengine_kernels.call import AttentionCall, HeadSums, TokenFacts
-from attnengine_kernels.cpu._scan import HIGH, LOW, NEURON_SUMS, SHARE, patch_pass, scan_pass
+from attnengine_kernels.cpu._row import SCORE_MAX, SCORE_MIN, SUMS
+from attnengine_kernels.cpu._scan import HIGH, LOW, NEURON_SUMS, QK, SHARE, patch_pass, scan_pass, sum_pass
 from attnengine_kernels.cpu._scan_hidden import scan_hidden_pass
 from attnengine_kernels.cpu._shares import interval_squares, uniform_shares
-from attnengine_kernels.cpu._streams import key_stream, query_stream, value_stream
-from attnengine_kernels.cpu._tile import SCORE_MAX, SCORE_MIN, SUMS, attend_pass, grid_pass, tile_pass
+from attnengine_kernels.cpu._streams import operands_pass
+from attnengine_kernels.cpu._tile import attend_pass, grid_pass, tile_pass
 from attnengine_kernels.cpu._totals import totals_pass
 from attnengine_kernels.cpu._workers import in_parallel, room
 from attnengine_kernels.sums import PATTERN_BINS, profile_edges
@@ -52,6 +53,7 @@ class _Job(NamedTuple):
     query: _Flat
     key: _Flat
     value: _Flat
+    core: bool  # only what sums.CORE keeps
     lse: Array  # (b, h, q) fp32; (b, h, 0) if none was given
     sink: Array  # (h,) fp64, -inf for none
     raw: Raw
@@ -64,7 +66,7 @@ class _Operands(NamedTuple):
     key: Array  # (hkv, k, d) fp32, 0 where nobody looks
     query_norm: Array  # (h, q) fp64
     key_norm: Array  # (hkv, k) fp64
-    both: Tensor  # (hkv, k, 2 d) fp32, [k - k̄ | (k - k̄)²]
+    both: Tensor  # (hkv, k, 2 d) fp32, [k - k̄ | (k - k̄)²]; (hkv, k, d) for core
     turned: Tensor  # (hkv, d, k) fp32, k - k̄
     centre: Array  # (hkv, d) fp64, k̄
     shift: Array  # (h, q) fp64, scale q · k̄
@@ -79,12 +81,13 @@ def head_sums(
     cross: bool = False,
     max_length: int | None = None,
     memory: Memory | None = None,
+    stats: str = "all",
 ) -> HeadSums:
     """Every sum of :mod:`.sums` for one attention call on the CPU, in O(L) memory per head.
 
     As :func:`.reference.head_sums`; inputs fp32, fp16 or bf16 (computed in fp32). ``memory`` saves the work that
-    depends on facts and mask only. Raises ValueError for shapes that do not fit and for fp64, which the path "torch"
-    takes.
+    depends on facts and mask only; ``stats`` "core" leaves out the work that those do not need. Raises ValueError for
+    shapes that do not fit and for fp64, which the path "torch" takes.
     """
     check_call(call)
     if torch.float64 in (call.query.dtype, call.key.dtype):
@@ -98,6 +101,7 @@ def head_sums(
             query=_flat(call.query),
             key=_flat(call.key),
             value=_flat(call.value),
+            core=stats == "core" and not facts.hidden.size,  # where a bias hides pairs nothing is left out
             lse=np.zeros((b, h, 0), np.float32) if call.lse is None else _numpy(call.lse),
             sink=np.full(h, -np.inf) if call.sink is None else call.sink.detach().double().numpy(),
             raw=_empty(call, facts),
@@ -107,7 +111,7 @@ def head_sums(
         in_parallel(
             _piece, ((job, w, first, min(first + step, hkv)) for w in range(b) for first in range(0, hkv, step))
         )
-        return finish(call, facts, job.raw)
+        return finish(call, facts, job.raw, stats)
 
 
 def _empty(call: AttentionCall, facts: Prepared) -> Raw:
@@ -136,28 +140,30 @@ def _flat(tensor: Tensor) -> _Flat:
 def _piece(job: _Job, w: int, first: int, last: int) -> None:
     """Key heads [first, last) of window ``w``, and the query heads that read them."""
     group = job.call.query.shape[1] // job.call.key.shape[1]
-    heads = slice(first * group, last * group)
-    with torch.inference_mode():
-        operands = _operands(job, w, first, last, heads)
-        if job.facts.seen[w].any():
-            _scan(job, operands, w, first, heads)
-            _sweep(job, operands, w, heads)
+    heads, window = slice(first * group, last * group), job.facts.windows[w]
+    operands = _operands(job, window, w, first, last, heads)
+    if window.live:
+        _scan(job, operands, w, first, heads)
+        _sweep(job, operands, window, w, heads)
 
 
-def _operands(job: _Job, w: int, first: int, last: int, heads: slice) -> _Operands:
+def _operands(job: _Job, window: Window, w: int, first: int, last: int, heads: slice) -> _Operands:
     (n_query, d), n_key = job.call.query.shape[2:], job.call.key.shape[2]
-    facts, raw, n, m = job.facts, job.raw, last - first, heads.stop - heads.start
-    query, key, both = room("query", (m, n_query, d)), room("key", (n, n_key, d)), room("both", (n, n_key, 2 * d))
+    raw, n, m = job.raw, last - first, heads.stop - heads.start
+    query, key, both = (
+        room("query", (m, n_query, d)),
+        room("key", (n, n_key, d)),
+        room("both", (n, n_key, d if job.core else 2 * d)),
+    )
     turned, value_norm = room("turned", (n, d, n_key)), room("value norm", (n, n_key))
     query_norm, shift = room("query norm", (m, n_query), np.float64), room("shift", (m, n_query), np.float64)
-    key_norm, centre, norms = room("key norm", (n, n_key), np.float64), np.zeros((n, d)), np.zeros(n)
-    rows = facts.key_rows[w]
-    key_stream(*job.key, w, first, rows, facts.counted_keys[w], key, both, turned, key_norm, centre, norms)
-    value_stream(*job.value, w, first, job.call.value.shape[3], rows, value_norm)
-    query_stream(*job.query, w, heads.start, facts.seen[w], centre, float(job.call.scale), query, query_norm, shift,
-                 raw.query_totals[w, heads], raw.query_norm[w, heads])  # fmt: skip
-    raw.centre[w, heads] = np.repeat(centre, m // n, axis=0)
-    raw.key_norm[w, heads] = np.repeat(norms, m // n)
+    key_norm, centre = room("key norm", (n, n_key), np.float64), room("centre", (n, d), np.float64)
+    operands_pass(
+        *job.query, *job.key, *job.value, w, heads.start, first, 0 if job.core else job.call.value.shape[3],
+        window.mask[2], window.key_rows, window.counted_keys, float(job.call.scale), query, key, both, turned,
+        query_norm, key_norm, centre, shift, value_norm, room("norms", (n,), np.float64), raw.query_totals[w, heads],
+        raw.query_norm[w, heads], raw.centre[w, heads], raw.key_norm[w, heads],
+    )  # fmt: skip
     return _Operands(query, key, query_norm, key_norm, torch.from_numpy(both), torch.from_numpy(turned), centre, shift,
                      value_norm)  # fmt: skip
 
@@ -171,6 +177,15 @@ def _scan(job: _Job, o: _Operands, w: int, first: int, heads: slice) -> None:
     if facts.hidden.size:
         scan_hidden_pass(o.query, o.key, o.centre, lo, hi, facts.seen[w], facts.hidden[w % len(facts.hidden)], position,
                          shift, placed, *patches, facts.cross, sums, cosine)  # fmt: skip
+        return
+    if job.core:
+        if facts.uniform[w]:  # Σ_ij q k = Σ_i q · Σ_j k
+            end = int(facts.interval[w, 1])
+            sums[:, QK] = (
+                job.raw.query_totals[w, heads, 0] * job.raw.centre[w, heads] * (end - int(facts.interval[w, 0]))
+            )
+        else:
+            sum_pass(o.query, o.key, lo, hi, room("running", (o.key.shape[1] + 1, o.key.shape[2]), np.float64), sums)
         return
     about, query = o.both[..., : o.key.shape[2]], torch.from_numpy(o.query)
     d, start = o.key.shape[2], int(facts.interval[w, 0])
@@ -196,37 +211,36 @@ def _scan(job: _Job, o: _Operands, w: int, first: int, heads: slice) -> None:
         patch_pass(o.query, o.key, lo, hi, position, placed, *patches, total, sums)
 
 
-def _sweep(job: _Job, o: _Operands, w: int, heads: slice) -> None:
+def _sweep(job: _Job, o: _Operands, window: Window, w: int, heads: slice) -> None:
     """All tiles of the piece, in order."""
-    facts, raw, call = job.facts, job.raw, job.call
+    raw, call = job.raw, job.call
     (h, n_query, d), (hkv, n_key, _) = o.query.shape, o.key.shape
-    query, last = torch.from_numpy(o.query), max(int(facts.position.max()), 0)
+    query, n_offsets = torch.from_numpy(o.query), len(job.facts.offset_bin)
     block = min(max(TILE_ELEMENTS // (h * n_key), LEAST_ROWS), MOST_ROWS)
     lse = job.lse[w, heads] if call.lse is not None else np.zeros((h, n_query), np.float32)
-    window = (facts.lo[w], facts.hi[w], facts.seen[w], facts.position[w], facts.key_shift[w], facts.placed[w],
-              facts.query_bin[w], facts.groups.order[w], facts.groups.begin[w],
-              facts.groups.end[w], facts.patches[0][w], facts.patches[1][w], facts.offset_bin, last, facts.first[w],
-              facts.cross)  # fmt: skip
+    known = (float(call.scale), o.shift, lse, call.lse is not None, job.sink[heads], np.float32(call.softcap or 0.0))
     by_bin = room("by bin", (h, PATTERN_BINS + 1, n_key))
-    by_bin[:] = 0.0
+    if not job.core:
+        by_bin[:] = 0.0
     sums = (raw.tile[w, heads], raw.received[w, heads], by_bin, raw.profile[w, heads])
     for r0 in range(0, n_query, block):
         r1 = min(r0 + block, n_query)
-        live = facts.seen[w, r0:r1] > 0
-        if not live.any():
+        span = window.span(r0, r1)
+        if span is None:
             continue
-        k0, k1 = int(facts.lo[w, r0:r1][live].min()), int(facts.hi[w, r0:r1][live].max())
-        work = (room("column", (k1 - k0,)), room("offsets", facts.offset_bin.shape), room("aside", (k1 - k0,)))
+        k0, k1 = span
+        work = (room("column", (k1 - k0,)), room("offsets", (n_offsets,)), room("aside", (k1 - k0,)))
         tile, inverse = room("tile", (h, r1 - r0, k1 - k0)), room("inverse", (h, r1 - r0))
         grouped = torch.from_numpy(tile).view(hkv, -1, k1 - k0)  # the query heads of a key head, one after the other
         torch.bmm(query[:, r0:r1].reshape(hkv, -1, d), o.turned[:, :, k0:k1], out=grouped)
         bias = _bias(call, w, heads, slice(r0, r1), slice(k0, k1))
-        tile_pass(tile, r0, k0, float(call.scale), o.shift, lse, call.lse is not None, job.sink[heads],
-                  np.float32(call.softcap or 0.0), bias, o.value_norm, *window, *sums, inverse, *work)  # fmt: skip
-        attended = room("attended", (h, r1 - r0, 2 * d))
-        torch.bmm(grouped, o.both[:, k0:k1], out=torch.from_numpy(attended).view(hkv, -1, 2 * d))
+        tile_pass(tile, r0, k0, *known, bias, o.value_norm, *window.mask, *window.rest, job.core, *sums,
+                  inverse, *work)  # fmt: skip
+        attended = room("attended", (h, r1 - r0, o.both.shape[2]))
+        torch.bmm(grouped, o.both[:, k0:k1], out=torch.from_numpy(attended).view(hkv, -1, o.both.shape[2]))
         attend_pass(attended, o.query, inverse, r0, raw.attended[w, heads])
-    grid_pass(by_bin, facts.key_edges[w], raw.grid[w, heads])
+    if not job.core:
+        grid_pass(by_bin, job.facts.key_edges[w], raw.grid[w, heads])
 
 
 def _bias(call: AttentionCall, w: int, heads: slice, rows: slice, keys: slice) -> Array:
