@@ -88,7 +88,7 @@ def _scan_pass(
         M=TILE.m, T=TILE.n, C=TOTALS_AT_ONCE, **TILE.options(),
     )  # fmt: skip
 
-    n_pairs = blocks.sum(_visible_pairs(blocks, low, high))  # (w,)
+    n_pairs = blocks.sum(visible_pairs(blocks, low, high))  # (w,)
     first, second = blocks.sum(out[0]), blocks.sum(out[1])  # (w, h, d), about the pilot
     pairs = n_pairs[:, None, None]
     pilots = pilot.double() if cu_seqlens is None else pilot.double().expand(blocks.outputs, -1, -1)
@@ -110,7 +110,7 @@ def _(query: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor, Tensor, Ten
     return new(*wide), new(*wide), new(*wide), new(*wide), new(*wide), new(w)
 
 
-def _visible_pairs(blocks: RowBlocks, lo: Tensor, hi: Tensor) -> Tensor:
+def visible_pairs(blocks: RowBlocks, lo: Tensor, hi: Tensor) -> Tensor:
     """(n,) int64: visible pairs of each block's rows."""
     before = torch.nn.functional.pad((hi - lo).clamp(min=0).cumsum(1, dtype=torch.int64), (1, 0))  # (b, q + 1)
     batch, first, stop = blocks.table.long().unbind(1)
