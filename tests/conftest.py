@@ -16,6 +16,8 @@ import hypothesis
 import pytest
 import torch
 
+from tests.acceptance_report import AcceptanceReport, wanted
+
 ROOT = Path(__file__).resolve().parent.parent
 HAS_CUDA = torch.cuda.is_available()
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -31,6 +33,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Shared machines stall: a slow example is no failure, and what fails in CI must fail again at home.
 hypothesis.settings.register_profile("attnengine", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("attnengine")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A run of the whole acceptance list leaves a file named after the commit."""
+    if wanted(config):
+        config.pluginmanager.register(AcceptanceReport(ROOT, ROOT / "benchmarks" / "results"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
