@@ -99,6 +99,7 @@ def status(run: RunData) -> list[tuple[str, str]]:
     device = section(run, "device")
     pairs = [(count(corpus.get(name)), name) for name in ("tokens", "documents", "windows")]
     pairs.append((count(len(run.rows)), "heads"))
+    pairs.append((run.run.stats if run.run.stats != "all" else "", "statistics"))
     pairs.append((text(device.get("name") or device.get("type")), "device"))
     pairs.append((text(run.manifest.get("output")), "output"))
     pairs.append((text(run.manifest.get("attnengine_version")), "attnengine"))

@@ -16,7 +16,7 @@ import pandas as pd
 from attnengine.errors import RunFormatError
 from attnengine.records import Site, head_name
 from attnengine.statistics.catalogue import Statistic
-from attnengine.store import open_run
+from attnengine.store import NOT_IN_CORE, open_run
 from attnengine_explorer import columns
 from attnengine_explorer.atlas import Grid, lay_out
 from attnengine_explorer.state import ViewState
@@ -69,6 +69,12 @@ class RunData:
         """Why ``statistic`` is null in a row of ``heads`` or ``neurons``."""
         return columns.why_missing(statistic, row, self.nan_heads, self.sites[row["site"]].has_sink)
 
+    def nothing_to_draw(self, name: str, drawn: str) -> str:
+        """The line in place of a plot of ``drawn``, which the open head has no rows for in ``name``."""
+        if self.run.stats == "core" and name in NOT_IN_CORE:
+            return f"This run was made with --stats core: no {name}."
+        return f"This run keeps no {drawn} of this head."
+
     @cached_property
     def neuron_statistics(self) -> dict[str, Statistic]:
         """The statistics of ``neurons``; empty if the table cannot be read."""
@@ -117,14 +123,19 @@ class RunData:
     def fitted(self, state: ViewState) -> ViewState:
         """``state`` with what this run does not have replaced: a link may have been made on another run."""
         default = ViewState()
-        if state.statistic not in self.statistics:
-            first = next(iter(self.statistics))
-            state = replace(state, statistic=default.statistic if default.statistic in self.statistics else first)
-        if state.neuron_statistic not in self.neuron_statistics:
-            state = replace(state, neuron_statistic=default.neuron_statistic)
+        state = replace(
+            state,
+            statistic=_held(state.statistic, default.statistic, self.statistics),
+            neuron_statistic=_held(state.neuron_statistic, default.neuron_statistic, self.neuron_statistics),
+        )
         if state.selected is not None and state.selected not in self.index:
             state = replace(state, site=None, head=None)
         return state
+
+
+def _held(chosen: str, default: str, statistics: dict[str, Statistic]) -> str:
+    """The chosen column if the run holds it, else the default, else its first; the default of a run without any."""
+    return next((name for name in (chosen, default, *statistics) if name in statistics), default)
 
 
 def _sites(path: Path, table: pd.DataFrame) -> dict[int, Site]:

@@ -35,7 +35,10 @@ _SERVE = (
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Every synthetic run, by name."""
     folder = tmp_path_factory.mktemp("runs")
-    made = (synthetic_run.bert_like, synthetic_run.ragged, synthetic_run.thousand, synthetic_run.hostile)
+    made = (
+        synthetic_run.bert_like, synthetic_run.ragged, synthetic_run.thousand, synthetic_run.hostile,
+        synthetic_run.core,
+    )  # fmt: skip
     return {make.__name__: make(folder / make.__name__) for make in made}
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 
 from attnengine import store
 from attnengine.records import Site
-from attnengine.statistics.catalogue import HEADS, NEURONS, is_mass
+from attnengine.statistics.catalogue import CATALOGUE, HEADS, NEURONS, is_mass
+from attnengine_kernels.sums import keeps
 
 HOSTILE = '<img src=x onerror="window.__owned=1"><script>window.__owned=2</script>{{7*7}}$$x$$'
 OFFSET_ONLY = ("offset_mean", "distance_mean", "self_mass", "previous_mass", "next_mass")
@@ -70,6 +71,21 @@ def hostile(path: Path) -> Path:
     """Markup wherever a stranger can write: tokens, documents, model, corpus, warnings, module names."""
     sites = [Site(**{**asdict(site(i, i, heads=4)), "module": HOSTILE}) for i in range(2)]
     return write_run(path, sites, text=HOSTILE, warnings=[HOSTILE])
+
+
+def core(path: Path) -> Path:
+    """Two layers of four heads, as ``--stats core`` leaves them: fewer columns, no profiles, no patterns."""
+    write_run(path, [site(i, i, heads=4) for i in range(2)], n_tokens=300)
+    left_out = {name for name in CATALOGUE if not keeps("core", name)} - {"qk_mean", "qk_attended_mean"}
+    for name in ("heads", "neurons"):
+        table = store.read_table(path, name)
+        gone = [column for column in table if column.removesuffix("_se").removesuffix("_n") in left_out]
+        store.write_table(path, name, table.drop(columns=gone))
+    (path / "profiles.parquet").unlink()
+    (path / "patterns.npy").unlink()
+    changed = {"settings": {"stats": "core"}, "files": store.list_files(path)}
+    store.write_manifest(path, store.read_manifest(path) | changed)
+    return path
 
 
 def write_run(

@@ -244,6 +244,20 @@ def test_nothing_sticks_out_at_either_size(open_page, run, width, height, scheme
     assert min(min(size) for size in sizes) > 100
 
 
+def test_a_core_run_says_in_place_of_a_plot_what_it_was_made_without(open_page):
+    page = open_page("core")
+    assert page.page.locator('[data-choice="show"]').count() == 0  # cells have no pattern to show
+    options = page.page.locator('[data-choice="neuron_statistic"] option')
+    offered = options.evaluate_all("all => all.map((option) => option.value)")
+    assert offered == ["qk_mean", "qk_attended_mean"]
+    page.click_head(1, 2)
+    for note, name in (("pattern", "patterns"), ("profile", "profiles")):
+        told = page.page.inner_text(f'[data-note="{note}"]')
+        assert told == f"This run was made with --stats core: no {name}."
+    assert not page.page.locator('[data-note="neurons"]').is_visible()
+    page.clean()
+
+
 def test_a_head_without_a_value_says_why_on_hover(open_page):
     page = open_page("ragged", "?stat=previous_mass")
     texts = page.hover(*page.cell(3, 0))

@@ -9,7 +9,7 @@ import pytest
 from bokeh.document import Document
 
 from attnengine_explorer import url
-from attnengine_explorer.page import facts, parse_act, warnings
+from attnengine_explorer.page import facts, parse_act, status, warnings
 from attnengine_explorer.run_data import RunData
 from attnengine_explorer.session import Session
 from attnengine_explorer.state import Choose, Clear, SelectHead, ViewState
@@ -176,6 +176,26 @@ def test_cross_attention_explains_its_empty_panels(opened):
     notes = shown(page)["notes"]
     assert "Cross-attention has no offsets" in notes["profile"]
     assert "offsets have no meaning" in notes["neurons"]
+
+
+def test_a_core_run_offers_what_it_holds_and_says_what_it_was_made_without(opened):
+    run = opened["core"]
+    assert run.run.verify() == []
+    assert list(run.neuron_statistics) == ["qk_mean", "qk_attended_mean"]
+    assert {"entropy", "induction_mass", "digit_mass"} < set(run.statistics)
+    assert not {"score_mean", "received_gini", "value_weighted_first_mass"} & set(run.statistics)
+    link = ViewState(statistic="score_mean", neuron_statistic="qk_var", show="pattern", site=1, head=2)
+    page = open_page(run, link)
+    assert (page.state.statistic, page.state.neuron_statistic) == ("entropy_normalized", "qk_mean")
+    notes = shown(page)["notes"]
+    assert notes["pattern"] == "This run was made with --stats core: no patterns."
+    assert notes["profile"] == "This run was made with --stats core: no profiles."
+    assert notes["neurons"] == notes["cloud"] == ""
+    assert sum(len(source(page, f"neurons-{side}").data["x"]) for side in ("above", "below")) == 16
+    assert ("core", "statistics") in status(run)
+    for name in run.neuron_statistics:
+        page.dispatch(Choose("neuron_statistic", name))
+        assert page.state.neuron_statistic == name
 
 
 def test_dark_is_asked_for_or_follows_the_browser(session):

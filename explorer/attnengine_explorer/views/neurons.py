@@ -64,7 +64,7 @@ class NeuronsView:
         rows = self.run.head_rows("neurons", *new.selected)
         statistic = self.run.neuron_statistics.get(new.neuron_statistic)
         if rows is None or rows.empty or statistic is None or "neuron" not in rows.columns:
-            self.notes["neurons"] = "This run keeps no neurons of this head."
+            self.notes["neurons"] = self.run.nothing_to_draw("neurons", "neurons")
             return empty
         self.notes["neuron-formula"] = statistic.formula
         data = neurons(rows, statistic, new.neuron_order)

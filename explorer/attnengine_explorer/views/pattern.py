@@ -50,7 +50,8 @@ class PatternView:
         self.notes["pattern"] = ""
         if pattern is None:
             self.source.data["image"] = [self._nothing]
-            self.notes["pattern"] = "" if new.selected is None else "This run keeps no mean pattern of this head."
+            if new.selected is not None:
+                self.notes["pattern"] = self.run.nothing_to_draw("patterns", "mean pattern")
             return
         self.mapper.update(low=0, high=float(np.nanmax(pattern)) or 1.0)
         self.source.data["image"] = [pattern[::-1]]  # Bokeh draws the first row at the bottom

@@ -56,7 +56,7 @@ class ProfileView:
         if self.run.sites[new.selected[0]].kind == "cross":
             self.notes["profile"] = "Cross-attention has no offsets: queries and keys belong to different texts."
         elif rows is None or rows.empty or not {"offset_lo", "offset_hi", "mass"} <= set(rows.columns):
-            self.notes["profile"] = "This run keeps no offset profile of this head."
+            self.notes["profile"] = self.run.nothing_to_draw("profiles", "offset profile")
         else:
             return profile(rows)
         return empty
