@@ -17,7 +17,7 @@ from attnengine_kernels.sums import STATS, keeps
 PASSES = {
     "numba": {"rows": "numba", "scans": "numba", "hidden scans": "numba", "places": "numba", "facts": "numba"},
     "torch": {"rows": "torch", "scans": "torch", "hidden scans": "torch", "places": "torch", "facts": "numba"},
-    "triton": {"rows": "triton", "scans": "triton", "hidden scans": "torch", "places": "torch", "facts": "numba"},
+    "triton": {"rows": "triton", "scans": "triton", "hidden scans": "torch", "places": "triton", "facts": "numba"},
 }
 
 

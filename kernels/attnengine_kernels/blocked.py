@@ -1,6 +1,6 @@
 """The same sums in plain torch, on any device, in fp64 where the inputs are.
 
-What CUDA runs beside the Triton passes, and what serves inputs that the compiled CPU path does not take.
+What serves inputs that the compiled passes do not take: fp64, and on CUDA scans where a bias hides pairs.
 
 A block of query rows at a time, O(L) memory per head. With lse known, p = exp(s - lse) needs no second sweep. Scores
 are taken about the mean key, c q·(k - k̄), and put together with lse in fp64, so that a large common offset costs no
@@ -21,6 +21,7 @@ from attnengine_kernels._exact import exact_products
 from attnengine_kernels._facts import Memory, Prepared
 from attnengine_kernels._finish import Raw, finish
 from attnengine_kernels.call import AttentionCall, HeadSums, TokenFacts
+from attnengine_kernels.cpu._row import SUMS
 from attnengine_kernels.cpu._scan import (
     HIGH,
     LOW,
@@ -33,7 +34,6 @@ from attnengine_kernels.cpu._scan import (
     SHARE,
     SQUARE,
 )
-from attnengine_kernels.cpu._row import SUMS
 from attnengine_kernels.sums import PATTERN_BINS, profile_edges
 
 BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**25}  # of one (h, rows, keys) array
@@ -76,12 +76,22 @@ def head_sums(
     check_call(call)
     facts = (memory or Memory()).find(call, queries, keys, cross=cross, max_length=max_length)
     with exact_products():
-        operands = start(call, facts)
-        sweep(operands)
-        return finish(call, facts, collect(operands))
+        operands = _start(call, facts)
+        _sweep(operands)
+        return finish(call, facts, collect(operands.named, operands.centre))
 
 
-def start(call: AttentionCall, facts: Prepared) -> Operands:
+def neuron_sums(call: AttentionCall, facts: Prepared) -> tuple[Tensor, Tensor]:
+    """NEURON_SUMS (b, h, sums, d) and the sum of cosines (b, h), fp64, on the call's device, by products of blocks.
+
+    Holds where a bias of -inf hides pairs too, so that nothing factors.
+    """
+    operands = _start(call, facts)
+    _sweep(operands, pattern=False)
+    return operands.named["neurons"], operands.named["cosine"]
+
+
+def _start(call: AttentionCall, facts: Prepared) -> Operands:
     """Clean operands and empty sums."""
     b, h, _, d = call.query.shape
     group, device = h // call.key.shape[1], call.query.device
@@ -114,8 +124,8 @@ def start(call: AttentionCall, facts: Prepared) -> Operands:
     return Operands(call, facts, query, key, about, centre, shift, value_norm, unit, named)
 
 
-def sweep(operands: Operands, *, rows: bool = True, scans: bool = True) -> None:
-    """All blocks in order. ``rows`` and ``scans`` False leave out what Triton's row and scan pass have done."""
+def _sweep(operands: Operands, *, pattern: bool = True) -> None:
+    """All blocks in order. ``pattern`` False leaves out all but the neurons' sums."""
     facts, (h, n_query) = operands.facts, operands.query.shape[1:3]
     n_key = operands.key.shape[2]
     room = BLOCK_ELEMENTS.get(operands.query.device.type, BLOCK_ELEMENTS["cpu"])
@@ -126,21 +136,21 @@ def sweep(operands: Operands, *, rows: bool = True, scans: bool = True) -> None:
             live = facts.seen[w, r0:r1] > 0
             if live.any():
                 k0, k1 = facts.lo[w, r0:r1][live].min(), facts.hi[w, r0:r1][live].max()
-                _block(operands, w, slice(r0, r1), slice(int(k0), int(k1)), rows, scans)
+                _block(operands, w, slice(r0, r1), slice(int(k0), int(k1)), pattern)
 
 
-def collect(operands: Operands) -> Raw:
-    """The sums as the other CPU path leaves them, for the same last step."""
-    host = {name: value.cpu().numpy() for name, value in operands.named.items()}
+def collect(named: Sums, centre: Tensor) -> Raw:
+    """The sums as the other CPU path leaves them, for the same last step: SUMS and Raw's other fields by name."""
+    host = {name: value.cpu().numpy() for name, value in named.items()}
     tile = np.stack([host.pop(name) for name in SUMS], axis=-1)
-    return Raw(tile=tile, centre=operands.centre.cpu().numpy(), **host)
+    return Raw(tile=tile, centre=centre.cpu().numpy(), **host)
 
 
 def _on(array: Any, device: torch.device) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
 
-def _block(o: Operands, w: int, i: slice, j: slice, rows: bool, scans: bool) -> None:
+def _block(o: Operands, w: int, i: slice, j: slice, pattern: bool) -> None:
     """One block of rows of one window: scores, pattern, and all that is added from them."""
     (h, _, d), hkv = o.query.shape[1:], o.key.shape[1]
     device = o.query.device
@@ -152,25 +162,29 @@ def _block(o: Operands, w: int, i: slice, j: slice, rows: bool, scans: bool) -> 
     query, about = o.query[w, :, i], o.about[w, :, j]  # (h, r, d), (hkv, k, d)
     product = (query.reshape(hkv, -1, d) @ about.transpose(1, 2)).view(h, -1, len(index))  # (h, r, k): q · (k - k̄)
     n = visible.sum(dim=1)  # (r,)
+    if pattern:
+        _pattern(o, w, i, j, product, visible, n)
+    _neurons(o, w, i, j, product, visible, n)
+
+
+def _pattern(o: Operands, w: int, i: slice, j: slice, product: Tensor, visible: Tensor, n: Tensor) -> None:
+    """What is added from scores and pattern; ``product`` (h, r, k) is q · (k - k̄), ``n`` (r,) the visible keys."""
     shift, u = o.shift[w, :, i], o.call.scale * product
     if o.call.softcap is not None or o.call.bias is not None:
         shift, u = _transformed(o.call, w, i, j, shift, u, visible, n)
-    if rows:
-        _scores(o, w, u, shift, visible, n)
+    _scores(o, w, u, shift, visible, n)
     rest = _rest(o.call, w, i, u, shift, visible).to(u.dtype)  # (h, r): shift - lse
     t = (u + rest[..., None]).masked_fill(~visible, -torch.inf)
     top = t.amax(dim=-1).masked_fill(n == 0, 0.0)  # (h, r)
     e = torch.exp(t - top[..., None])  # p without its row's common factor, which may underflow beside a sink
-    if rows:
-        _distribution(o, w, e, t, top, n)
-        _attended(o, w, i, j, e)
+    _distribution(o, w, e, t, top, n)
+    _attended(o, w, i, j, e)
     p_sink = _p_sink(o.call, shift, rest)  # (h, r)
     defect = ((e.sum(-1) * torch.exp(top)).double() + p_sink - 1).abs().masked_fill(n == 0, 0.0)
     o.named["learned_sink_mass"][w] += p_sink.masked_fill(n == 0, 0.0).sum(dim=-1)
     o.named["mass_defect_mean"][w] += defect.sum(dim=-1)
     o.named["mass_defect_max"][w] = torch.maximum(o.named["mass_defect_max"][w], defect.amax(dim=-1))
     _places(o, w, i, j, e, torch.exp(top), visible)
-    _neurons(o, w, i, j, product, visible, n, scans)
 
 
 def _transformed(
@@ -320,7 +334,7 @@ def _profile(o: Operands, w: int, i: slice, j: slice, p: Tensor) -> None:
     o.named["profile"][w] += diagonal @ one_hot  # a product, not scattered adds: those have no order on a GPU
 
 
-def _neurons(o: Operands, w: int, i: slice, j: slice, product: Tensor, visible: Tensor, n: Tensor, scans: bool) -> None:
+def _neurons(o: Operands, w: int, i: slice, j: slice, product: Tensor, visible: Tensor, n: Tensor) -> None:
     """Moments of q_id k_jd by products of the 0/1 visibility with the keys; ``product`` (h, r, k) is q · (k - k̄)."""
     h, hkv = o.query.shape[1], o.key.shape[1]
     query, key, about = o.query[w, :, i].double(), o.key[w, :, j], o.about[w, :, j]  # (h, r, d), (hkv, k, d) twice
@@ -353,18 +367,17 @@ def _neurons(o: Operands, w: int, i: slice, j: slice, product: Tensor, visible: 
         out[:, NEAR_SQUARE] += square
         far = (near * distance).sum(dim=1, dtype=torch.float64)[:, None]
         out[:, NEAR_DISTANCE] += (query * (spread((near * distance) @ about) + far * centre)).sum(dim=1)
-    if scans:
-        first, square = moments(see)
-        out[:, QK] += first
-        out[:, SQUARE] += square
-        more, less = spread(see @ (key > 0).to(key.dtype)), spread(see @ (key < 0).to(key.dtype))
-        out[:, POSITIVE] += (more * (query > 0) + less * (query < 0)).sum(dim=1)
-        low, high = (spread(x) for x in _extremes(key, visible))
-        a, b = query * low, query * high
-        unseen = (n == 0)[:, None]
-        below = torch.minimum(a, b).masked_fill(unseen, torch.inf).amin(dim=1)
-        above = torch.maximum(a, b).masked_fill(unseen, -torch.inf).amax(dim=1)
-        out[:, LOW], out[:, HIGH] = torch.minimum(out[:, LOW], below), torch.maximum(out[:, HIGH], above)
+    first, square = moments(see)
+    out[:, QK] += first
+    out[:, SQUARE] += square
+    more, less = spread(see @ (key > 0).to(key.dtype)), spread(see @ (key < 0).to(key.dtype))
+    out[:, POSITIVE] += (more * (query > 0) + less * (query < 0)).sum(dim=1)
+    low, high = (spread(x) for x in _extremes(key, visible))
+    a, b = query * low, query * high
+    unseen = (n == 0)[:, None]
+    below = torch.minimum(a, b).masked_fill(unseen, torch.inf).amin(dim=1)
+    above = torch.maximum(a, b).masked_fill(unseen, -torch.inf).amax(dim=1)
+    out[:, LOW], out[:, HIGH] = torch.minimum(out[:, LOW], below), torch.maximum(out[:, HIGH], above)
 
 
 def _extremes(key: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:

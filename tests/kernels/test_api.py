@@ -31,7 +31,8 @@ def test_the_manifest_learns_which_implementation_runs() -> None:
     assert set(path_for("cpu").values()) == {"numba"}
     assert path_for("cpu", torch.float64)["rows"] == "torch"
     assert path_for("cuda")["rows"] == path_for("cuda")["scans"] == "triton"
-    assert path_for("cuda")["places"] == "torch"
+    assert path_for("cuda")["places"] == "triton"
+    assert path_for("cuda")["hidden scans"] == "torch"
 
 
 def test_fp64_goes_where_fp64_is_kept() -> None:

@@ -158,7 +158,7 @@ def _row_tiles(
         if MASKED:
             visible = (cols[None, :] >= lo[:, None]) & (cols[None, :] < hi[:, None])
             if BIAS:
-                visible = visible & (s > float("-inf"))
+                visible = visible & (s != float("-inf"))  # NaN stays in
             p = tl.where(visible, tl.exp2(t * LOG2E + P_BITS), 0.0)
         else:
             p = tl.exp2(t * LOG2E + P_BITS)

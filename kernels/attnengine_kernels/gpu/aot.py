@@ -25,7 +25,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from attnengine_kernels.gpu import _column_tiles, _row_tiles, band, fused, histograms, places, scans, share
+from attnengine_kernels.gpu import _column_tiles, _row_tiles, band, distances, fused, histograms, places, scans, share
 
 DIMS = (16, 32, 64, 72, 80, 96, 128, 192, 256)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -74,7 +74,7 @@ def variants() -> Iterator[Variant]:
     for arch in ARCHITECTURES:
         for dtype_name, dtype in DTYPES.items():
             for d in DIMS:
-                modules = (_row_tiles, _column_tiles, band, places, fused, histograms, scans, share)
+                modules = (_row_tiles, _column_tiles, band, places, distances, fused, histograms, scans, share)
                 found = [launch for module in modules for launch in module.shipped(arch, d, dtype)]
                 for name, function, types, constants, tile in found:
                     signature = {a: types[a] if a not in constants else "constexpr" for a in function.arg_names}

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float32, Float64, Int32, Int64
+from jaxtyping import Float32, Float64, Int, Int32
 from torch import Tensor
 
 from attnengine_kernels.call import AttentionCall
@@ -49,7 +49,7 @@ def band_pass(
     call: AttentionCall,
     query_position: Int32[Tensor, "b q"] | None = None,
     key_position: Int32[Tensor, "b k"] | None = None,
-    cu_seqlens: Int32[Tensor, s] | Int64[Tensor, s] | None = None,
+    cu_seqlens: Int[Tensor, " s"] | None = None,
 ) -> BandSums:
     """Pattern by exact offset, summed over each window's rows, and per row for three offsets, see :class:`BandSums`.
 
@@ -82,7 +82,7 @@ def _band(
     known = known.masked_fill(known == -torch.inf, 0.0)  # rows without keys: -inf minus -inf would be NaN
     places = find_places(call, query_position, key_position)
     cut = replace(call, lo=places.lo, hi=places.hi)
-    tile = band_tile(q.dtype)
+    tile = band_tile(d, q.dtype)
     blocks = row_blocks(b, n_rows, tile.m, q.device, cu_seqlens)
     dense = None if bias is None else bias.expand(b, h, n_rows, n_keys)
     partial = q.new_empty((len(blocks.table), h, 2 * EXACT_OFFSETS), dtype=torch.float32)
@@ -106,10 +106,10 @@ def _(query: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
     return profile, query.new_empty((3, b, h, n_rows), dtype=torch.float32)
 
 
-def band_tile(dtype: torch.dtype) -> Tile:
+def band_tile(d: int, dtype: torch.dtype) -> Tile:
     """Square tiles, the same on every architecture; fp32 products are plain FMA, which take smaller ones."""
     if dtype == torch.float32:
-        return Tile(32, 32, 32, 8, 1)
+        return Tile(16, 16, 16, 4, 1) if padded_dim(d) == 256 else Tile(32, 32, 32, 8, 1)
     return Tile(64, 64, 64, 8, 1)
 
 
@@ -120,7 +120,7 @@ def shipped(_arch: int, d: int, dtype: torch.dtype) -> list[Shipped]:
     types = dict.fromkeys(["n_heads", "group", "n_rows", "n_keys", "near_stride", *strides], "i32")
     types |= {"scale": "fp32", "softcap": "fp32", "SEES": "*i8", "SEEN": "*i8", "Q": element, "K": element}
     types |= dict.fromkeys(("BLOCKS", "LO", "HI", "SHIFT"), "*i32") | dict.fromkeys(("LSE", "PROFILE", "NEAR"), "*fp32")
-    tile = band_tile(dtype)
+    tile = band_tile(d, dtype)
     constants = dict.fromkeys(("BIAS", "a_b", "a_h", "a_q", "a_k")) | {"SOFTCAP": False, "HAS_BIAS": False}
     constants |= {"D": d, "DP": padded_dim(d), "S": tile.m, "BAND": EXACT_OFFSETS, "COMPUTE": compute_type(dtype)}
     return [("band", band_kernel, types, constants, tile)]

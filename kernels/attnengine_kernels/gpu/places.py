@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float32, Float64, Int, Int32, Int64
+from jaxtyping import Float, Float32, Float64, Int, Int32
 from torch import Tensor
 
 from attnengine_kernels.call import AttentionCall
@@ -57,7 +57,7 @@ class PlaceFacts:
     key_sentence: Int32[Tensor, "b k"] | None = None
     query_patch: Float[Tensor, "b q 2"] | Int[Tensor, "b q 2"] | None = None  # row and column in the picture
     key_patch: Float[Tensor, "b k 2"] | Int[Tensor, "b k 2"] | None = None
-    first: Int32[Tensor, b] | None = None  # the window's first key; None: key 0
+    first: Int32[Tensor, " b"] | None = None  # the window's first key; None: key 0
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class PlaceSums:
 def places_pass(
     call: AttentionCall,
     facts: PlaceFacts | None = None,
-    cu_seqlens: Int32[Tensor, s] | Int64[Tensor, s] | None = None,
+    cu_seqlens: Int[Tensor, " s"] | None = None,
 ) -> PlaceSums:
     """Masses by token, sentence, offset, distance and value of one call, see :class:`PlaceSums`.
 
@@ -125,9 +125,9 @@ def _places(
     check_triton(call)
     q, k = unit_stride(query), unit_stride(key)
     (b, h, n_rows, d), (hkv, n_keys) = q.shape, k.shape[1:3]
-    token, theirs = _pair("token", query_token, key_token, b, n_rows, n_keys)
-    sentence, other = _pair("sentence", query_sentence, key_sentence, b, n_rows, n_keys)
-    patch, tiles = _pair("patch", query_patch, key_patch, b, n_rows, n_keys)
+    token, theirs = pair("token", query_token, key_token, b, n_rows, n_keys)
+    sentence, other = pair("sentence", query_sentence, key_sentence, b, n_rows, n_keys)
+    patch, tiles = pair("patch", query_patch, key_patch, b, n_rows, n_keys)
     before = None if theirs is None else torch.cat([theirs.new_full((b, 1), -1), theirs[:, :-1]], dim=1)
     if before is not None and theirs is not None:
         before = before.masked_fill(theirs < 0, -1).contiguous()
@@ -166,7 +166,7 @@ def _(query: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
     return rows, query.new_empty((n, h, SLOTS), dtype=torch.float64)
 
 
-def _pair(
+def pair(
     name: str, query: Tensor | None, key: Tensor | None, b: int, n_rows: int, n_keys: int
 ) -> tuple[Tensor | None, Tensor | None]:
     """Both sides' facts as the kernel reads them: ids int32, patches fp32."""
