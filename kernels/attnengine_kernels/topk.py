@@ -16,11 +16,13 @@ def sampled_rows(call: AttentionCall, rows: Tensor, *, k: int = 16) -> tuple[Ten
 
     Returns weights (n, h, k) fp32, p with the call's own lse where it has one; positions (n, h, k) int32, the key's
     index in the window; entropy (n, h) fp32 in nats, of p renormalised over the keys. Heaviest first, ties by lower
-    index; where fewer than ``k`` keys are visible, position -1 and weight 0. Any device, results on the call's.
+    index; where fewer than ``k`` keys are visible, position -1 and weight 0. Any device, results on the call's: CUDA
+    calls that :func:`.gpu.top_keys.top_keys` takes (one type of fp32, fp16 or bf16, d <= 256, k <= 64) run there, with
+    scores summed in fp32 as here; others, and all other devices, take :func:`plain_rows`.
     Raises ValueError for tensors that do not fit and for rows outside the call.
     """
     check_call(call)
-    b, h, n_query, _ = call.query.shape
+    b, _, n_query, _ = call.query.shape
     if rows.ndim != 2 or rows.shape[1] != 2:
         raise ValueError(f"rows: expected (n, 2) pairs of window and query, got {tuple(rows.shape)}")
     bound = torch.tensor([b, n_query], device=rows.device)
@@ -28,6 +30,22 @@ def sampled_rows(call: AttentionCall, rows: Tensor, *, k: int = 16) -> tuple[Ten
         raise ValueError(f"rows: expected windows below {b} and queries below {n_query}, got {rows.amax(0).tolist()}")
     if k < 1:
         raise ValueError(f"k: expected at least 1, got {k}")
+    if _on_triton(call, k):
+        from attnengine_kernels.gpu.top_keys import top_keys  # triton exists on Linux only
+
+        found = top_keys(call, rows, top=k)
+        return found.weights, found.keys, found.entropy
+    return plain_rows(call, rows, k)
+
+
+def _on_triton(call: AttentionCall, k: int) -> bool:
+    q, half_or_single = call.query, (torch.float32, torch.float16, torch.bfloat16)
+    return q.is_cuda and q.dtype in half_or_single and call.key.dtype == q.dtype and q.shape[3] <= 256 and k <= 64
+
+
+def plain_rows(call: AttentionCall, rows: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What :func:`sampled_rows` returns, in plain torch, in fp32 or the inputs' fp64; the arguments are not checked."""
+    h = call.query.shape[1]
     rows = rows.to(call.query.device)
     with torch.no_grad():
         parts = [_top(call, part, k) for part in rows.split(ROWS_AT_ONCE)]

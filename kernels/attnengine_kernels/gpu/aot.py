@@ -2,8 +2,8 @@
 
     python -m attnengine_kernels.gpu.aot [--arch 90] [--dim 128] [--dtype bf16] [--kernel row]
 
-A row that spills to the stack, asks for more shared memory than the architecture has, misses Hopper's wgmma, or was
-serialised by ptxas (warning C7512: a wgmma waits for the one before) is a defect; the command exits 1 if there is one.
+A row that spills to the stack, asks for more shared or tensor memory than the architecture has, misses the tensor-core
+instruction of Hopper (wgmma) or Blackwell (tcgen05), or was serialised by ptxas (warning C7512: a wgmma waits for the one before) is a defect; the command exits 1 if there is one.
 It must run in a process without TRITON_INTERPRET, and compiles in seconds per row (cached by Triton).
 """
 
@@ -25,13 +25,36 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from attnengine_kernels.gpu import _column_tiles, _row_tiles, band, distances, fused, histograms, places, scans, share
+from attnengine_kernels.gpu import (
+    _column_tiles,
+    _row_tiles,
+    band,
+    distances,
+    fused,
+    histograms,
+    places,
+    product,
+    scans,
+    share,
+    top_keys,
+)
 
 DIMS = (16, 32, 64, 72, 80, 96, 128, 192, 256)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-ARCHITECTURES = (80, 90)
-NO_PRODUCT = ("totals", "share run", "bins", "bin counts")  # kernels that only add
-SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
+ARCHITECTURES = (80, 90, 100)
+TABLE = {80: 80, 90: 90, 100: 90}  # whose tiles an architecture launches: sm_100 has sm_90's shared memory
+INSTRUCTION = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}  # of the tensor cores, as PTX has it
+TENSOR_MEMORY_LIMIT = 512  # columns a multiprocessor of sm_100
+NO_PRODUCT = (
+    "totals",
+    "share run",
+    "bins",
+    "bin counts",
+    "product",
+    "top keys 16",
+    "top keys 64",
+)  # kernels that only add
+SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
@@ -56,16 +79,19 @@ class Resources:
     registers: int
     stack: int  # bytes a thread: spills
     shared: int  # bytes a block
-    wgmma: int  # Hopper matrix instructions in the code
+    products: int  # the architecture's tensor-core instructions in the code
     serialised: bool  # ptxas warning C7512
+    tensor_memory: int = 0  # columns a block, on sm_100
 
     def defects(self, variant: Variant) -> list[str]:
         """Reasons not to ship it."""
         found = [f"{self.stack} bytes of stack"] if self.stack else []
         if self.shared > SHARED_LIMIT[variant.arch]:
             found.append(f"{self.shared} bytes of shared memory")
-        if variant.arch >= 90 and variant.dtype != "fp32" and variant.kernel not in NO_PRODUCT and not self.wgmma:
-            found.append("no wgmma: its products miss Hopper's tensor cores")
+        if self.tensor_memory > TENSOR_MEMORY_LIMIT:
+            found.append(f"{self.tensor_memory} columns of tensor memory")
+        if variant.arch >= 90 and variant.dtype != "fp32" and variant.kernel not in NO_PRODUCT and not self.products:
+            found.append(f"no {INSTRUCTION[variant.arch]}: its products miss the tensor cores")
         return found + (["wgmma serialised (C7512)"] if self.serialised else [])
 
 
@@ -74,8 +100,20 @@ def variants() -> Iterator[Variant]:
     for arch in ARCHITECTURES:
         for dtype_name, dtype in DTYPES.items():
             for d in DIMS:
-                modules = (_row_tiles, _column_tiles, band, places, distances, fused, histograms, scans, share)
-                found = [launch for module in modules for launch in module.shipped(arch, d, dtype)]
+                modules = (
+                    _row_tiles,
+                    _column_tiles,
+                    band,
+                    places,
+                    distances,
+                    fused,
+                    histograms,
+                    scans,
+                    share,
+                    product,
+                    top_keys,
+                )
+                found = [launch for module in modules for launch in module.shipped(TABLE[arch], d, dtype)]
                 for name, function, types, constants, tile in found:
                     signature = {a: types[a] if a not in constants else "constexpr" for a in function.arg_names}
                     yield Variant(name, d, dtype_name, arch, function, signature, constants, tile.options())
@@ -105,8 +143,9 @@ def measure(variant: Variant) -> Resources:
         registers=int(re.search(r"REG:(\d+)", usage)[1]),  # type: ignore[index]
         stack=int(re.search(r"STACK:(\d+)", usage)[1]),  # type: ignore[index]
         shared=compiled.metadata.shared,
-        wgmma=compiled.asm["ptx"].count("wgmma.mma_async"),
+        products=compiled.asm["ptx"].count(INSTRUCTION[variant.arch]),
         serialised="C7512" in log,
+        tensor_memory=getattr(compiled.metadata, "tmem_size", None) or 0,
     )
 
 
@@ -124,7 +163,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kernel", help="part of a kernel's name")
     chosen = parser.parse_args(arguments)
     print(f"triton {triton.__version__}")
-    print(f"{'kernel':<16}{'D':>4} {'dtype':<6}{'arch':>4}{'REG':>5}{'STACK':>6}{'shared':>8}{'wgmma':>6} C7512")
+    print(
+        f"{'kernel':<16}{'D':>4} {'dtype':<6}{'arch':>4}{'REG':>5}{'STACK':>6}{'shared':>8}{'tmem':>5}{'tensor':>7} C7512"
+    )
     bad = 0
     for v in variants():
         if chosen.arch not in (None, v.arch) or chosen.dim not in (None, v.d) or chosen.dtype not in (None, v.dtype):
@@ -134,7 +175,8 @@ def main(arguments: list[str] | None = None) -> int:
         r = measure(v)
         defects = r.defects(v)
         bad += bool(defects)
-        line = f"{v.kernel:<16}{v.d:>4} {v.dtype:<6}{v.arch:>4}{r.registers:>5}{r.stack:>6}{r.shared:>8}{r.wgmma:>6}"
+        line = f"{v.kernel:<16}{v.d:>4} {v.dtype:<6}{v.arch:>4}{r.registers:>5}{r.stack:>6}{r.shared:>8}"
+        line += f"{r.tensor_memory:>5}{r.products:>7}"
         print(f"{line} {'yes' if r.serialised else 'no':<5} {'; '.join(defects)}".rstrip(), flush=True)
     return 1 if bad else 0
 
