@@ -15,7 +15,7 @@ import typer
 
 from attnengine.errors import AttnEngineError
 
-BENCHMARKS = ("run", "gpu")
+BENCHMARKS = ("run", "kernels", "verify", "gpu")
 
 app = typer.Typer(
     help="What every attention head of a transformer does, how its queries and keys do it, and where, over a corpus.",
@@ -229,7 +229,7 @@ def demo(
 @app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})
 def bench(
     context: typer.Context,
-    what: Annotated[str, typer.Argument(help="run: whole forwards on the CPU; gpu: every kernel on a CUDA machine.")],
+    what: Annotated[str, typer.Argument(help="run: whole forwards; kernels: each pass; verify: checks; gpu: all.")],
 ) -> None:
     """Measure what the statistics cost, against the strongest rivals, and write a result file.
 
@@ -239,14 +239,14 @@ def bench(
 
     import attnengine
 
-    folder = Path(attnengine.__file__).resolve().parent.parent / "benchmarks"
-    script = folder / f"{what}.py"
-    if not folder.is_dir():
+    root = Path(attnengine.__file__).resolve().parent.parent
+    if not (root / "benchmarks").is_dir():
         _fail("benchmarks live in the repository, not in the installed package: clone it and run from the checkout")
     if what not in BENCHMARKS:
         _fail(f"no benchmark {what!r}; expected one of {', '.join(BENCHMARKS)}")
     sys.argv = [f"attnengine bench {what}", *context.args]
-    runpy.run_path(str(script), run_name="__main__")
+    sys.path.insert(0, str(root))
+    runpy.run_module(f"benchmarks.{what}", run_name="__main__")
 
 
 @app.command()

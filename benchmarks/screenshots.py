@@ -76,7 +76,9 @@ def server(run: Path) -> Iterator[str]:
     repository = Path(__file__).parents[1]
     path = os.pathsep.join([str(repository / "explorer"), str(repository), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
-        [sys.executable, "-c", _SERVE, str(run)], stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", _SERVE, str(run)],
+        stdout=subprocess.PIPE,
+        text=True,
         env=os.environ | {"PYTHONPATH": path},
     )
     try:
