@@ -122,17 +122,17 @@ def test_odd_lengths(n: int) -> None:
     agrees(call, facts, places_pass(call, facts))
 
 
-@pytest.mark.parametrize(("first", "last"), [(0, 1100), (3, 1000)])
+@pytest.mark.parametrize(("first", "last"), [(0, 1300), (3, 1200)])
 @pytest.mark.parametrize("mask", ["full", "causal"])
 def test_long_distances_take_the_unmasked_tiles(mask: str, first: int, last: int) -> None:
-    """Offsets to 1023 on either side, bins that a tile straddles, tiles before and after the diagonal's.
+    """Offsets of some hundreds on either side, bins that a tile straddles, tiles before and after the diagonal's.
 
     Few rows against many keys, whose positions run on: the long ways of the kernel at a length the interpreter bears.
     """
-    call = make_call("full", 40, 1100, d=16, h=1, dtype=torch.float16)
+    call = make_call("full", 40, 1300, d=16, h=1, dtype=torch.float16)
     if mask == "causal":
         call = replace(call, hi=torch.arange(700, 740, dtype=torch.int32, device=DEVICE)[None])
-    text = make_facts(1, 1100, first=first, last=last)
+    text = make_facts(1, 1300, first=first, last=last)
     rows = slice(690, 730)
     facts = PlaceFacts(
         False, text.query_position[:, rows], text.key_position, text.query_token[:, rows], text.key_token,
