@@ -45,6 +45,10 @@ def check_call(call: AttentionCall) -> None:
     for name, tensor in (("query", call.query), ("key", call.key), ("value", call.value)):
         if not tensor.is_floating_point():
             raise ValueError(f"{name}: expected a floating dtype, got {tensor.dtype}")
+    for name in ("key", "value", "lo", "hi", "sink", "bias", "lse"):
+        tensor = getattr(call, name)
+        if tensor is not None and tensor.device != call.query.device:
+            raise ValueError(f"{name}: expected the device of query, {call.query.device}, got {tensor.device}")
 
 
 def _check_bias(bias: Tensor, full: tuple[int, ...]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def causal(batch: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_what_is_exported_is_what_all_says() -> None:
     public = {name for name, value in vars(attnengine_kernels).items() if not name.startswith("_")}
     modules = {name for name in public if isinstance(getattr(attnengine_kernels, name), type(sys))}
-    assert public - modules == set(attnengine_kernels.__all__)
+    assert public - modules == set(attnengine_kernels.__all__) - modules
 
 
 def test_the_manifest_learns_which_implementation_runs() -> None:
@@ -134,3 +135,23 @@ def test_memory_grows_with_length_not_with_its_square() -> None:
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
     _, middle, longest = (int(line) / 1024 for line in done.stdout.split())
     assert longest - middle < 60
+
+
+def test_tensors_on_two_devices_are_refused() -> None:
+    lo, hi = causal(1, 4)
+    call = random_call(lo, hi, 4)
+    with pytest.raises(ValueError, match="key: expected the device of query, cpu, got meta"):
+        head_sums(replace(call, key=call.key.to("meta")), empty_facts(1, 4), empty_facts(1, 4))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_triton_passes_on_cpu_tensors_say_what_to_do(without_interpreter: dict[str, str], root: Path) -> None:
+    """Without the interpreter and without a GPU: a sentence, not triton's `0 active drivers`."""
+    program = (
+        "import torch\nfrom attnengine_kernels import AttentionCall, intervals\n"
+        "from attnengine_kernels.gpu.rows import row_pass\nx = torch.randn(1, 2, 5, 16)\n"
+        "row_pass(AttentionCall(x, x, x, *intervals.causal(1, 5, 5), 0.25))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False,
+                          env=without_interpreter | {"PYTHONPATH": str(root / "kernels")})  # fmt: skip
+    assert "ValueError: query: expected a CUDA tensor, got one on cpu" in done.stderr

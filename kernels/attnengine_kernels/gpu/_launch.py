@@ -105,6 +105,11 @@ def check_triton(call: AttentionCall) -> None:
     """Raise ValueError or TypeError, naming what came, for a call that does not fit together or these kernels."""
     check_call(call)
     q, k = call.query, call.key
+    if q.device.type != "cuda" and not INTERPRETED:
+        raise ValueError(
+            f"query: expected a CUDA tensor, got one on {q.device}; on the CPU use head_sums, which has its own path, "
+            "or set TRITON_INTERPRET=1 before triton is imported to try a kernel slowly"
+        )
     if q.dtype not in (torch.float32, torch.float16, torch.bfloat16) or k.dtype != q.dtype:
         raise TypeError(f"query, key: expected one of fp32, fp16, bf16 for both, got {q.dtype} and {k.dtype}")
     if not 1 <= q.shape[3] <= MAX_HEAD_DIM or 0 in q.shape or 0 in k.shape:
