@@ -34,6 +34,7 @@ from attnengine_kernels.gpu._moved import Moved, moved
 from attnengine_kernels.gpu.band import band_pass
 from attnengine_kernels.gpu.columns import column_pass
 from attnengine_kernels.gpu.distances import distance_pass
+from attnengine_kernels.gpu.pairs import cosine_sums
 from attnengine_kernels.gpu.places import BINS, places_pass
 from attnengine_kernels.gpu.rows import RowStats, row_pass
 from attnengine_kernels.gpu.scans import scan_pass
@@ -71,7 +72,7 @@ def head_sums(
         if facts.hidden.size:  # pairs hidden inside the intervals: nothing factors
             named["neurons"], named["cosine"] = neuron_sums(call, facts)
         else:
-            named |= {"neurons": _neurons(counted, facts, here), "cosine": _cosine(counted)}
+            named |= {"neurons": _neurons(counted, facts, here), "cosine": cosine_sums(counted)}
         return finish(call, facts, collect(named, centre))
 
 
@@ -192,10 +193,3 @@ def _neurons(call: AttentionCall, facts: Prepared, here: Moved) -> Tensor:
 def _square(found: Sums) -> Tensor:
     """Σ x² of a scan, from the moments about its mean."""
     return found["qk_m2"] + found["qk"].square() / found["n_pairs"].clamp(min=1)[:, None, None]
-
-
-def _cosine(call: AttentionCall) -> Tensor:
-    """Sum of cosines (b, h): the products of unit vectors, scanned."""
-    unit = [torch.nn.functional.normalize(x.float(), dim=-1, eps=torch.finfo(torch.float32).tiny)
-            for x in (call.query, call.key)]  # fmt: skip
-    return scan_pass(replace(call, query=unit[0], key=unit[1], value=unit[1], bias=None))["qk"].sum(dim=-1)
