@@ -140,7 +140,7 @@ def passes_agree(call: AttentionCall, row: RowStats) -> None:
     total = band.profile.sum(-1)
     assert place.behind is not None
     assert place.ahead is not None
-    total = total + place.behind[..., 1:].sum(-1) + place.ahead[..., 1:].sum(-1)
+    total = total + place.behind.sum(-1) + place.ahead.sum(-1)
     near("near and far offsets are all", total, row.row_sum.double().sum(-1), 2 * n_rows * LIMIT_MASS)
     assert bool((place.value_weight_first <= place.value_weight * (1 + 1e-5) + 1e-6).all())
     if call.bias is None or bool(call.bias.isfinite().all()):

@@ -17,12 +17,18 @@ def variant(arch: int, dtype: str = "bf16", kernel: str = "row ak") -> Variant:
 
 @pytest.mark.parametrize(
     ("arch", "dim", "dtype", "kernel"),
-    [(90, 128, "bf16", "row ak"), (80, 64, "fp16", "row ak"), (90, 64, "bf16", "scan"), (80, 64, "fp32", "lse")],
+    [
+        (90, 128, "bf16", "row ak"),
+        (80, 64, "fp16", "row ak"),
+        (90, 64, "bf16", "scan"),
+        (80, 64, "fp32", "lse"),
+        (100, 128, "bf16", "row ak2"),
+    ],
 )
 def test_a_slice_of_the_table_has_no_defect(
     arch: int, dim: int, dtype: str, kernel: str, root: Path, without_interpreter: dict[str, str]
 ) -> None:
-    """No stack, shared memory within the architecture, wgmma where Hopper has it: the command exits 0."""
+    """No stack, memory within the architecture, its own tensor-core instruction: the command exits 0."""
     done = subprocess.run(
         [sys.executable, "-m", "attnengine_kernels.gpu.aot", "--arch", str(arch), "--dim", str(dim), "--dtype", dtype,
          "--kernel", kernel],
@@ -37,11 +43,14 @@ def test_a_slice_of_the_table_has_no_defect(
 
 def test_each_kind_of_defect_is_named() -> None:
     """A table without defects means something only if they would show."""
-    good = {"registers": 255, "stack": 0, "shared": 163 * 1024, "wgmma": 8, "serialised": False}
+    good = {"registers": 255, "stack": 0, "shared": 163 * 1024, "products": 8, "serialised": False}
     assert Resources(**good).defects(variant(80)) == []
     assert Resources(**good | {"stack": 8}).defects(variant(80)) == ["8 bytes of stack"]
     assert "shared" in Resources(**good | {"shared": 163 * 1024 + 1}).defects(variant(80))[0]
     assert Resources(**good | {"shared": 227 * 1024}).defects(variant(90)) == []
-    assert "wgmma" in Resources(**good | {"wgmma": 0}).defects(variant(90))[0]
-    assert Resources(**good | {"wgmma": 0}).defects(variant(90, "fp32")) == []
+    assert "wgmma" in Resources(**good | {"products": 0}).defects(variant(90))[0]
+    assert "tcgen05" in Resources(**good | {"products": 0}).defects(variant(100))[0]
+    assert Resources(**good | {"products": 0}).defects(variant(90, "fp32")) == []
+    assert Resources(**good | {"tensor_memory": 512}).defects(variant(100)) == []
+    assert "tensor memory" in Resources(**good | {"tensor_memory": 544}).defects(variant(100))[0]
     assert "C7512" in Resources(**good | {"serialised": True}).defects(variant(90))[0]

@@ -3,7 +3,8 @@
     python -m attnengine_kernels.gpu.aot [--arch 90] [--dim 128] [--dtype bf16] [--kernel row]
 
 A row that spills to the stack, asks for more shared or tensor memory than the architecture has, misses the tensor-core
-instruction of Hopper (wgmma) or Blackwell (tcgen05), or was serialised by ptxas (warning C7512: a wgmma waits for the one before) is a defect; the command exits 1 if there is one.
+instruction of Hopper (wgmma) or Blackwell (tcgen05), or was serialised by ptxas (warning C7512: a wgmma waits for the
+one before) is a defect; the command exits 1 if there is one.
 It must run in a process without TRITON_INTERPRET, and compiles in seconds per row (cached by Triton).
 """
 
@@ -163,9 +164,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kernel", help="part of a kernel's name")
     chosen = parser.parse_args(arguments)
     print(f"triton {triton.__version__}")
-    print(
-        f"{'kernel':<16}{'D':>4} {'dtype':<6}{'arch':>4}{'REG':>5}{'STACK':>6}{'shared':>8}{'tmem':>5}{'tensor':>7} C7512"
-    )
+    titles = f"{'kernel':<16}{'D':>4} {'dtype':<6}{'arch':>4}{'REG':>5}{'STACK':>6}{'shared':>8}"
+    print(f"{titles}{'tmem':>5}{'tensor':>7} C7512")
     bad = 0
     for v in variants():
         if chosen.arch not in (None, v.arch) or chosen.dim not in (None, v.d) or chosen.dtype not in (None, v.dtype):
