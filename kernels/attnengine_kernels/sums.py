@@ -72,7 +72,7 @@ Counts (b,): ``n_queries`` rows, ``n_pairs``, ``n_empty_rows`` (counted rows wit
 (counted keys).
 
 A call may ask for ``stats="core"``: :data:`CORE` and every ``<name>_mass`` of targets with its ``_n``, all that needs
-no moment of the scores, no profile and no pattern. What core leaves out is absent, too; what it keeps is the same.
+no moment of the scores, no profile and no pattern. The rest is absent, too; what core keeps is the same to rounding.
 """
 
 from __future__ import annotations
