@@ -66,7 +66,8 @@ Profiles and patterns (profile absent for cross-attention; both use positions, s
     pattern_n        (b, 32)         rows in the query bin
 
 Counts belong to windows, not heads, so a bias may hide (-inf) a pair in all heads or in none, else ValueError. A
-NaN in a head's own query, key, value or bias makes that head's sums NaN and no other's.
+NaN in a head's own query, key or bias makes that head's sums NaN and no other's; one in its values makes
+value_weighted_first_mass NaN, the only sum that reads them.
 
 Counts (b,): ``n_queries`` rows, ``n_pairs``, ``n_empty_rows`` (counted rows without a visible key), ``n_keys``
 (counted keys).

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 
 from attnengine_kernels import Memory, head_sums
 from attnengine_kernels.call import AttentionCall, HeadSums, TokenFacts, empty_facts
+from attnengine_kernels.cpu._streams import key_stream
 from attnengine_kernels.reference import pattern
 from tests.kernels.oracles import agree, make_facts, poisoned, random_call
 
@@ -229,3 +232,21 @@ def test_the_callers_matrix_precision_neither_hurts_nor_changes() -> None:
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("squares", [True, False])
+def test_streams_write_inside_their_room(squares: bool) -> None:
+    """Compiled passes check no bounds: what lies beyond the room, here sentinels, must come back untouched."""
+    heads, n, d = 2, 5, 8
+    rooms = {"clean": (heads, n, d), "both": (heads, n, 2 * d if squares else d), "turned": (heads, d, n)}
+    kept = {name: np.full(2 * math.prod(shape), 7.0, np.float32) for name, shape in rooms.items()}
+    views = [kept[name][: math.prod(shape)].reshape(shape) for name, shape in rooms.items()]
+    key = torch.randn(n, heads, d, generator=torch.Generator().manual_seed(0)).numpy()
+    rows, counted = np.ones(n, np.int32), np.ones(n, np.bool_)
+    norm, centre, norms = np.zeros((heads, n)), np.zeros((heads, d)), np.zeros(heads)
+    key_stream(key.reshape(-1), (0, d, heads * d), 0, 0, rows, counted, *views, norm, centre, norms)
+    about = key - key.mean(0, dtype=np.float64)
+    assert np.allclose(views[1][..., :d], about.transpose(1, 0, 2), atol=1e-6)
+    assert np.allclose(views[1][..., d:], (about**2).transpose(1, 0, 2)[..., : d if squares else 0], atol=1e-5)
+    for name, shape in rooms.items():
+        assert (kept[name][math.prod(shape) :] == 7.0).all(), name

@@ -40,7 +40,7 @@ def _length(row):
 def _about(row, centre, about, squares):
     for e in range(row.shape[0]):
         about[e] = row[e] - centre[e]
-    for e in range(row.shape[0]):
+    for e in range(squares.shape[0]):  # none for core
         squares[e] = about[e] * about[e]
 
 
@@ -57,9 +57,10 @@ def _turn(both, turned):
 def key_stream(key, strides, w, first, rows, counted, clean, both, turned, norm, centre, norms):
     """Sets, for the key heads from ``first``, with ``rows`` (k,) rows that see each key and ``counted`` (k,) bool:
 
-    ``clean`` (heads, k, d) fp32, 0 where no row sees the key; ``both`` (heads, k, 2 d) fp32, [k - k̄ | (k - k̄)²], and
-    ``turned`` (heads, d, k), its first half transposed, which products read faster; ``norm`` (heads, k) fp64 |k|; the
-    mean seen key ``centre`` k̄ (heads, d) fp64; ``norms`` (heads,), Σ |k| of counted keys.
+    ``clean`` (heads, k, d) fp32, 0 where no row sees the key; ``both`` (heads, k, 2 d) fp32, [k - k̄ | (k - k̄)²], or
+    (heads, k, d) without the squares; ``turned`` (heads, d, k), its first half transposed, which products read faster;
+    ``norm`` (heads, k) fp64 |k|; the mean seen key ``centre`` k̄ (heads, d) fp64; ``norms`` (heads,), Σ |k| of counted
+    keys.
     """
     heads, n_keys, d = clean.shape
     number, centre[:], norms[:] = 0, 0.0, 0.0
