@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +27,11 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from attnengine_kernels.gpu import (
-    _column_tiles,
-    _row_tiles,
-    band,
-    distances,
-    fused,
-    histograms,
-    places,
-    product,
-    scans,
-    share,
-    top_keys,
-)
-
+#: Modules with kernels, by name: the package exports functions that may be called like their module.
+MODULES = (
+    "_row_tiles", "_column_tiles", "band", "places", "distances", "fused", "histograms", "scans", "share", "product",
+    "top_keys",
+)  # fmt: skip
 DIMS = (16, 32, 64, 72, 80, 96, 128, 192, 256)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 ARCHITECTURES = (80, 90, 100)
@@ -98,22 +90,10 @@ class Resources:
 
 def variants() -> Iterator[Variant]:
     """Every launch that the host functions can make on a plain call (no soft-cap, sink or dense bias)."""
+    modules = [import_module(f"attnengine_kernels.gpu.{name}") for name in MODULES]
     for arch in ARCHITECTURES:
         for dtype_name, dtype in DTYPES.items():
             for d in DIMS:
-                modules = (
-                    _row_tiles,
-                    _column_tiles,
-                    band,
-                    places,
-                    distances,
-                    fused,
-                    histograms,
-                    scans,
-                    share,
-                    product,
-                    top_keys,
-                )
                 found = [launch for module in modules for launch in module.shipped(TABLE[arch], d, dtype)]
                 for name, function, types, constants, tile in found:
                     signature = {a: types[a] if a not in constants else "constexpr" for a in function.arg_names}
