@@ -140,7 +140,7 @@ def _places(
     seen = keys_seen(call)
     norm = torch.linalg.vector_norm(value, dim=-1, dtype=torch.float32)
     norm = norm.masked_fill(seen[:, None] == 0, 0.0).contiguous()  # (b, hkv, k)
-    tile = places_tile(q.dtype)
+    tile = places_tile(d, q.dtype)
     blocks = row_blocks(b, n_rows, tile.m, q.device, cu_seqlens)
     dense = None if bias is None else bias.expand(b, h, n_rows, n_keys)
     rows = q.new_zeros((len(OUTPUTS), b, h, n_rows), dtype=torch.float32)  # packed: some rows may be in no block
@@ -185,11 +185,11 @@ def pair(
     return query.contiguous(), key.contiguous()
 
 
-def places_tile(dtype: torch.dtype) -> Tile:
+def places_tile(d: int, dtype: torch.dtype) -> Tile:
     """The same tile on every architecture."""
     if dtype == torch.float32:
-        return Tile(32, 32, 32, 8, 1)
-    return Tile(128, 32, 16, 8, 2)
+        return Tile(32, 16, 16, 8, 1)
+    return Tile(128, 32, 32 if padded_dim(d) == 256 else 16, 8, 2)
 
 
 def shipped(_arch: int, d: int, dtype: torch.dtype) -> list[Shipped]:
@@ -202,7 +202,7 @@ def shipped(_arch: int, d: int, dtype: torch.dtype) -> list[Shipped]:
     integers = ("BLOCKS", "LO", "HI", "SHIFT", "PLACED", "ROW_PLACED", "FIRST", *text)
     types |= dict.fromkeys(integers, "*i32")
     types |= dict.fromkeys(("NORM", "PATCH", "KEY_PATCH", "LSE", "OUT", "BINS"), "*fp32")
-    tile = places_tile(dtype)
+    tile = places_tile(d, dtype)
     plain = dict.fromkeys(("BIAS", "a_b", "a_h", "a_q", "a_k")) | {"SOFTCAP": False, "HAS_BIAS": False}
     plain |= {"D": d, "DP": padded_dim(d), "M": tile.m, "N": tile.n, "EDGE": tile.edge, "OFFSETS": True}
     plain |= {"COMPUTE": compute_type(dtype)}
