@@ -121,7 +121,8 @@ def _tile_head(
     """The rows of one head; as in :func:`tile_pass`."""
     column[:], offsets[:] = ZERO, ZERO
     n_of_log, log_n = 1, 0.0
-    bin_of_column, x_low, x_high, biased = PATTERN_BINS, offset_bin.shape[0], 0, int(bias.shape[2] > 0)
+    bin_of_column, x_low, x_high = PATTERN_BINS, offset_bin.shape[0], 0
+    biased, no_bias = bias.shape[2] > 0, bias[0, 0, :0]
     for i in range(tile.shape[0]):
         row, at = tile[i], r0 + i
         low, high = lo[at] - k0, hi[at] - k0
@@ -132,13 +133,15 @@ def _tile_head(
         if not core and query_bin[at] != bin_of_column:
             _flush(column, received[k0:], by_bin[bin_of_column, k0:], core)
             bin_of_column = query_bin[at]
-        row[:low] = ZERO
-        row[high:] = ZERO
+        if low > 0:
+            row[:low] = ZERO
+        if high < row.shape[0]:
+            row[high:] = ZERO
         live = row[low:high]
         if seen[at] != n_of_log:
             n_of_log = seen[at]
             log_n = math.log(n_of_log)
-        pair_bias = bias[head % bias.shape[0], i if biased else 0, low * biased : high * biased]
+        pair_bias = bias[head % bias.shape[0], i, low:high] if biased else no_bias
         inverse[i], weighted, counts = row_pass(
             live, seen[at], log_n, factor, shift[at], f64(lse[at]), given, sink, softcap, pair_bias,
             norm[lo[at] : hi[at]], core, column[low:high], aside, out,
