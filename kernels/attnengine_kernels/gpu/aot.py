@@ -1,6 +1,6 @@
 """Compile every shipped (kernel, head width, type, architecture) without a GPU and show what the machine code needs.
 
-    python -m attnengine_kernels.gpu.aot [--arch 90] [--dim 128] [--dtype bf16] [--kernel row]
+    python -m attnengine_kernels.gpu.aot [--arch 90] [--dim 128] [--dtype bf16] [--kernel row] [--jobs 2]
 
 A row that spills to the stack, asks for more shared or tensor memory than the architecture has, misses the tensor-core
 instruction of Hopper (wgmma) or Blackwell (tcgen05), or was serialised by ptxas (warning C7512: a wgmma waits for the
@@ -11,6 +11,8 @@ It must run in a process without TRITON_INTERPRET, and compiles in seconds per r
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import re
 import subprocess
 import sys
@@ -38,15 +40,8 @@ ARCHITECTURES = (80, 90, 100)
 TABLE = {80: 80, 90: 90, 100: 90}  # whose tiles an architecture launches: sm_100 has sm_90's shared memory
 INSTRUCTION = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}  # of the tensor cores, as PTX has it
 TENSOR_MEMORY_LIMIT = 512  # columns a multiprocessor of sm_100
-NO_PRODUCT = (
-    "totals",
-    "share run",
-    "bins",
-    "bin counts",
-    "product",
-    "top keys 16",
-    "top keys 64",
-)  # kernels that only add
+#: Kernels whose products, if any, are not of matrices.
+NO_PRODUCT = ("totals", "share run", "bins", "bin counts", "product", "top keys 16", "top keys 64")
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
@@ -135,6 +130,29 @@ def _tool(name: str, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
+def _is_wanted(v: Variant, chosen: argparse.Namespace) -> bool:
+    same = chosen.arch in (None, v.arch) and chosen.dim in (None, v.d) and chosen.dtype in (None, v.dtype)
+    return same and (chosen.kernel is None or chosen.kernel in v.kernel)
+
+
+def _measured(wanted: list[Variant], jobs: int) -> Iterator[Resources]:
+    """Resources of each variant, in order; forked workers inherit the list, since jitted functions do not pickle."""
+    global _shared
+    _shared = wanted
+    if jobs == 1 or len(wanted) < 2:
+        yield from map(measure, wanted)
+        return
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+        yield from pool.imap(_measure_at, range(len(wanted)))
+
+
+_shared: list[Variant] = []
+
+
+def _measure_at(index: int) -> Resources:
+    return measure(_shared[index])
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print the table of the chosen variants; 1 if any has a defect."""
     parser = argparse.ArgumentParser(prog="python -m attnengine_kernels.gpu.aot", description=__doc__.split("\n")[0])
@@ -142,20 +160,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dim", type=int, choices=DIMS)
     parser.add_argument("--dtype", choices=DTYPES)
     parser.add_argument("--kernel", help="part of a kernel's name")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="compiled at a time [all cores]")
     chosen = parser.parse_args(arguments)
     print(f"triton {triton.__version__}")
-    titles = f"{'kernel':<16}{'D':>4} {'dtype':<6}{'arch':>4}{'REG':>5}{'STACK':>6}{'shared':>8}"
+    titles = f"{'kernel':<24}{'D':>4} {'dtype':<6}{'arch':>4}{'REG':>5}{'STACK':>6}{'shared':>8}"
     print(f"{titles}{'tmem':>5}{'tensor':>7} C7512")
+    wanted = [v for v in variants() if _is_wanted(v, chosen)]
     bad = 0
-    for v in variants():
-        if chosen.arch not in (None, v.arch) or chosen.dim not in (None, v.d) or chosen.dtype not in (None, v.dtype):
-            continue
-        if chosen.kernel is not None and chosen.kernel not in v.kernel:
-            continue
-        r = measure(v)
+    for v, r in zip(wanted, _measured(wanted, max(chosen.jobs, 1)), strict=True):
         defects = r.defects(v)
         bad += bool(defects)
-        line = f"{v.kernel:<16}{v.d:>4} {v.dtype:<6}{v.arch:>4}{r.registers:>5}{r.stack:>6}{r.shared:>8}"
+        line = f"{v.kernel:<24}{v.d:>4} {v.dtype:<6}{v.arch:>4}{r.registers:>5}{r.stack:>6}{r.shared:>8}"
         line += f"{r.tensor_memory:>5}{r.products:>7}"
         print(f"{line} {'yes' if r.serialised else 'no':<5} {'; '.join(defects)}".rstrip(), flush=True)
     return 1 if bad else 0
