@@ -1,8 +1,4 @@
-"""What must hold of every call, whatever its numbers: the passes are each other's oracles.
-
-Each pass reaches its sums in its own way (rows, columns, diagonals, chunk states, online or with a known lse), so an
-identity between two of them fails if either is wrong, and needs no reference.
-"""
+"""Drawn calls, and every pass by name with all of its outputs, for the tests of what must hold of all of them."""
 
 from __future__ import annotations
 
@@ -17,16 +13,21 @@ from torch import Tensor
 from attnengine_kernels.call import AttentionCall
 from attnengine_kernels.gpu.band import band_pass
 from attnengine_kernels.gpu.columns import column_pass
-from attnengine_kernels.gpu.fused import FusedStats, fused_attention
-from attnengine_kernels.gpu.places import PlaceFacts, places_pass
-from attnengine_kernels.gpu.rows import RowStats, row_pass
+from attnengine_kernels.gpu.distances import distance_pass
+from attnengine_kernels.gpu.fused import fused_attention
+from attnengine_kernels.gpu.histograms import joint_histograms, score_histograms
+from attnengine_kernels.gpu.pairs import cosine_sums
+from attnengine_kernels.gpu.places import places_pass
+from attnengine_kernels.gpu.product import product_pass
+from attnengine_kernels.gpu.rows import row_pass
 from attnengine_kernels.gpu.scans import scan_pass
 from attnengine_kernels.gpu.share import share_pass
-from attnengine_kernels.sums import LIMIT_ATTENDED_BF16, LIMIT_ATTENDED_FP32, LIMIT_ENTROPY, LIMIT_MASS
+from attnengine_kernels.gpu.top_keys import top_keys
 from tests.kernels.calls import DEVICE, make_call
 
 MASKS = ("full", "causal", "window", "wide window", "right padding", "left padding", "packed", "one key")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+DIMS, JOINT_DIMS = 16, 2  # of passes whose dims never meet, and in which every dim costs time
 
 
 def with_values(call: AttentionCall, dv: int) -> AttentionCall:
@@ -61,112 +62,37 @@ def features_of(call: AttentionCall) -> Tensor:
     return torch.stack([torch.ones_like(j), j % 3 == 0, j % 16], dim=1).float().expand(call.key.shape[0], -1, -1)
 
 
-def per_query_head(call: AttentionCall, x: Tensor) -> Tensor:
-    """(b, hkv, …) repeated to (b, h, …), fp64."""
-    return x.double().repeat_interleave(call.query.shape[1] // call.key.shape[1], 1)
+def last_dims(call: AttentionCall, n: int) -> AttentionCall:
+    """The call with the last ``n`` dims of its queries and keys alone."""
+    return replace(call, query=call.query[..., -n:], key=call.key[..., -n:])
 
 
-def seen_values(call: AttentionCall, x: Tensor) -> Tensor:
-    """``x`` (b, hkv, k, …) fp64 per query head, zeros at keys that no row sees."""
-    j = torch.arange(call.key.shape[2], device=call.lo.device)
-    seen = ((call.lo[..., None] <= j) & (j < call.hi[..., None])).any(dim=1)[:, None, :, None]
-    return torch.where(seen, per_query_head(call, x), 0.0)
+def chosen_rows(call: AttentionCall, most: int = 6) -> Tensor:
+    """(b m, 2) windows and queries: in every window the first, the last and some between."""
+    b, n = call.lo.shape
+    m = min(n, most)
+    return torch.cartesian_prod(torch.arange(b), torch.arange(m) * (n - 1) // max(m - 1, 1)).to(DEVICE)
 
 
-def attended_limit(call: AttentionCall) -> float:
-    """What A K and the output may be off by, relative to the largest key or value."""
-    return LIMIT_ATTENDED_FP32 if call.query.dtype == torch.float32 else LIMIT_ATTENDED_BF16
-
-
-def near(name: str, got: Tensor, expected: Tensor, limit: float | Tensor) -> None:
-    """Assert that two tensors agree; NaN agrees with nothing."""
-    off = (got.double() - expected.double()).abs()
-    assert bool((off <= limit).all()), f"{name}: off by {float(off.max()):.2e}, limit {limit}"
-
-
-def rows_hold(call: AttentionCall, row: RowStats) -> None:
-    """Identities within the row pass."""
-    some, n = row.visible > 0, row.visible.double().clamp(min=1)
-    near("Σ p + p_sink = 1", row.mass_defect, torch.zeros_like(row.mass_defect), LIMIT_MASS)
-    assert row.masses is not None
-    near("the ones column is the row sum", row.masses[..., 0], row.row_sum, LIMIT_MASS)
-    assert bool((row.entropy >= -LIMIT_ENTROPY).all())
-    assert bool((row.entropy <= n.log() + LIMIT_ENTROPY).all()), "no distribution over n keys has more than log n nats"
-    assert bool((row.p_max[some] >= 1 / n[some] - LIMIT_MASS).all())
-    assert bool((row.entropy[some] >= -row.p_max[some].double().log() - LIMIT_ENTROPY).all()), "H >= -log p_max"
-    if call.sink is None:
-        expected = torch.where(some, torch.exp(row.score_max.double() - row.lse.double()), 0.0)
-        near("p_max = exp(s_max - lse)", row.p_max, expected, LIMIT_MASS)
-    if call.sink is None and call.bias is None and call.softcap is None and row.ak is not None:
-        dot = call.scale * (call.query.double() * row.ak.double()).sum(-1)
-        # of A K's error, what the query makes of it
-        spread = attended_limit(call) * call.key.abs().max() * call.query.abs().sum(-1).double() * call.scale
-        near("H = lse - c q·AK", row.entropy, torch.where(some, row.lse.double() - dot, 0.0), LIMIT_ENTROPY + spread)
-
-
-def fused_holds(call: AttentionCall, fused: FusedStats, row: RowStats) -> None:
-    """The online forward and the known-lse pass are two ways to the same sums."""
-    some = row.visible > 0
-    for name, limit in (("entropy", LIMIT_ENTROPY), ("p_max", LIMIT_MASS), ("row_sum", LIMIT_MASS)):
-        near(name, getattr(fused, name), getattr(row, name), limit)
-    assert torch.equal(fused.visible, row.visible)
-    near("lse", fused.lse[some], row.lse[some], LIMIT_MASS)
-    near("mass defect", fused.mass_defect, torch.zeros_like(fused.mass_defect), LIMIT_MASS)
-    assert fused.masses is not None
-    assert row.masses is not None
-    near("masses", fused.masses, row.masses, 16 * 2 * LIMIT_MASS)
-    bound = seen_values(call, call.value).abs().amax(2, keepdim=True) * (1 + 2.0**-7)  # of a rounded output
-    assert bool((fused.output.double().abs() <= bound + 1e-6).all()), "an average lies among what it averages"
-
-
-def passes_agree(call: AttentionCall, row: RowStats) -> None:
-    """Sums that two passes reach on different ways: columns, diagonals, chunks."""
-    n_rows, d = call.query.shape[2:]
-    known = replace(call, lse=row.lse)
-    column = column_pass(known, want_aq=True)
-    near("Σ received = Σ row sums", column.received.double().sum(-1), row.row_sum.double().sum(-1), n_rows * LIMIT_MASS)
-    assert column.aq is not None
-    assert row.ak is not None
-    k, q = seen_values(call, call.key), torch.where((call.hi > call.lo)[:, None, :, None], call.query.double(), 0.0)
-    by_key = (column.aq.double() * k).sum(2)
-    by_row = (row.row_sum.double()[..., None] * row.ak.double() * q).sum(2)  # (b, h, d)
-    size = attended_limit(call) * 2 * n_rows * q.abs().amax() * k.abs().amax()
-    near("Σ_j (AᵀQ)_j k_j = Σ_i q_i (AK)_i", by_key, by_row, size)
-    band = band_pass(known)
-    within = band.previous + band.itself + band.next
-    assert bool((within <= row.row_sum + 3 * LIMIT_MASS).all()), "three keys have no more than all"
-    near("the band's three offsets", band.profile[..., [128, 127, 126]].sum(-1), within.double().sum(-1), 3e-5 * n_rows)
-    place = places_pass(known, PlaceFacts())
-    total = band.profile.sum(-1)
-    assert place.behind is not None
-    assert place.ahead is not None
-    total = total + place.behind.sum(-1) + place.ahead.sum(-1)
-    near("near and far offsets are all", total, row.row_sum.double().sum(-1), 2 * n_rows * LIMIT_MASS)
-    assert bool((place.value_weight_first <= place.value_weight * (1 + 1e-5) + 1e-6).all())
-    if call.bias is None or bool(call.bias.isfinite().all()):
-        scan, share = scan_pass(call), share_pass(call)
-        assert torch.equal(scan["n_pairs"].long(), row.visible[:, 0].long().sum(-1))
-        if call.softcap is None and call.bias is None:
-            n = row.visible.double()
-            scores = (n * row.score_mean.double()).sum(-1)
-            size = 1e-5 * (scan["n_pairs"] * call.scale * d * call.query.abs().max() * call.key.abs().max())[:, None]
-            near("c Σ_d Σ q k = Σ s", call.scale * scan["qk"].sum(-1), scores, size + 1e-6)
-            within_rows = (row.score_m2.double() / n.clamp(min=1)).sum(-1)
-            near("share_n = Σ Var s", share.share_n, within_rows, 1e-4 * within_rows + 1e-4)
-
-
-def holds(call: AttentionCall) -> None:
-    """Every identity of every pass."""
-    features = features_of(call)
-    row = row_pass(call, features, want_ak2=True)
-    rows_hold(call, row)
-    fused_holds(call, fused_attention(call, features), row)
-    passes_agree(call, row)
+def by_window(call: AttentionCall, x: Tensor) -> Tensor:
+    """What :func:`chosen_rows` gave, (b m, …), as (b, m, …)."""
+    return x.unflatten(0, (call.lo.shape[0], -1))
 
 
 def _flat(result: Any) -> dict[str, Tensor]:
     named = result if isinstance(result, dict) else asdict(result)
     return {name: value for name, value in named.items() if value is not None}
+
+
+def _chosen(call: AttentionCall, result: Any) -> dict[str, Tensor]:
+    return {name: by_window(call, value) for name, value in _flat(result).items()}
+
+
+def _histograms(call: AttentionCall) -> dict[str, Tensor]:
+    joint = joint_histograms(last_dims(replace(call, bias=None), JOINT_DIMS))
+    scores, log_p = score_histograms(call), score_histograms(call, log_p=True)
+    return {"joint": joint.counts, "joint_nan": joint.not_numbers, "scores": scores.counts, "log_p": log_p.counts,
+            "scores_nan": scores.not_numbers, "log_p_nan": log_p.not_numbers}  # fmt: skip
 
 
 #: Every pass with all of its outputs, by name; the first axis of each output is the window.
@@ -178,4 +104,9 @@ PASSES: dict[str, Callable[[AttentionCall], dict[str, Tensor]]] = {
     "places": lambda call: _flat(places_pass(call)),
     "scans": lambda call: _flat(scan_pass(replace(call, bias=None))),
     "share": lambda call: _flat(share_pass(replace(call, bias=None))),
+    "distances": lambda call: _flat(distance_pass(replace(call, bias=None))),
+    "histograms": _histograms,
+    "product": lambda call: _chosen(call, product_pass(call, chosen_rows(call))),
+    "top_keys": lambda call: _chosen(call, top_keys(call, chosen_rows(call, 3), top=2)),
+    "cosine": lambda call: {"qk_cosine": cosine_sums(last_dims(replace(call, bias=None), DIMS))},
 }
