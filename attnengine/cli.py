@@ -15,7 +15,7 @@ import typer
 
 from attnengine.errors import AttnEngineError
 
-BENCHMARKS = ("run", "kernels", "verify", "gpu")
+BENCHMARKS = ("run", "kernels", "parts", "verify", "gpu")
 
 app = typer.Typer(
     help="What every attention head of a transformer does, how its queries and keys do it, and where, over a corpus.",
@@ -229,7 +229,10 @@ def demo(
 @app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})
 def bench(
     context: typer.Context,
-    what: Annotated[str, typer.Argument(help="run: whole forwards; kernels: each pass; verify: checks; gpu: all.")],
+    what: Annotated[
+        str,
+        typer.Argument(help="run: whole forwards; kernels: each pass; parts: the CPU path's; verify: checks; gpu: all"),
+    ],
 ) -> None:
     """Measure what the statistics cost, against the strongest rivals, and write a result file.
 

@@ -10,7 +10,7 @@ import torch
 
 from attnengine_kernels import head_sums
 from attnengine_kernels.reference import pattern
-from benchmarks import gpu, kernels, run, verify
+from benchmarks import gpu, kernels, parts, run, verify
 from benchmarks.calls import Shape, features_of, make_call
 from benchmarks.passes import chunked_statistics, floors, materialised, ours, work
 
@@ -90,6 +90,20 @@ def test_whole_forwards_are_measured_and_written(tmp_path: Path, capsys: pytest.
     assert found["memory"][0]["beyond_plain_mb"] > 0
     assert {"commit", "date", "device", "versions"} <= set(found)
     assert "llama-small" in capsys.readouterr().out
+
+
+def test_the_parts_of_the_cpu_path_make_up_the_whole_and_leave_it_as_it_was(tmp_path: Path) -> None:
+    before = (torch.bmm, parts.cpu.tile_pass, parts.cpu.finish)
+    output = tmp_path / "parts.json"
+    assert parts.main(["--length", "128", "--repeats", "1", "--output", str(output)]) == 0
+    (row,) = json.loads(output.read_text())["shapes"]
+    for stats, absent in (("core", {"variance shares", "mean pattern"}), ("all", set())):
+        ms = row[stats]["ms"]
+        assert set(ms) == {*parts.PARTS, "the rest", "all"}
+        assert sum(ms.values()) - ms["all"] == pytest.approx(ms["all"], abs=0.1)
+        assert {name for name, value in ms.items() if value == 0.0} >= absent
+        assert ms["products"] > 0.5 * row[stats]["floor"]["products"] > 0
+    assert (torch.bmm, parts.cpu.tile_pass, parts.cpu.finish) == before
 
 
 @pytest.mark.parametrize(("option", "value"), [("--model", "nonsense"), ("--length", "short")])
