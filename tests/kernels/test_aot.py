@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from attnengine_kernels.gpu._launch import architecture
 from attnengine_kernels.gpu.aot import Resources, Variant
 
 
@@ -43,10 +46,10 @@ def test_a_slice_of_the_table_has_no_defect(
 
 def test_each_kind_of_defect_is_named() -> None:
     """A table without defects means something only if they would show."""
-    good = {"registers": 255, "stack": 0, "shared": 163 * 1024, "products": 8, "serialised": False}
+    good = {"registers": 255, "stack": 0, "shared": 99 * 1024, "products": 8, "serialised": False}
     assert Resources(**good).defects(variant(80)) == []
     assert Resources(**good | {"stack": 8}).defects(variant(80)) == ["8 bytes of stack"]
-    assert "shared" in Resources(**good | {"shared": 163 * 1024 + 1}).defects(variant(80))[0]
+    assert "shared" in Resources(**good | {"shared": 99 * 1024 + 1}).defects(variant(80))[0]
     assert Resources(**good | {"shared": 227 * 1024}).defects(variant(90)) == []
     assert "wgmma" in Resources(**good | {"products": 0}).defects(variant(90))[0]
     assert "tcgen05" in Resources(**good | {"products": 0}).defects(variant(100))[0]
@@ -54,3 +57,14 @@ def test_each_kind_of_defect_is_named() -> None:
     assert Resources(**good | {"tensor_memory": 512}).defects(variant(100)) == []
     assert "tensor memory" in Resources(**good | {"tensor_memory": 544}).defects(variant(100))[0]
     assert "C7512" in Resources(**good | {"serialised": True}).defects(variant(90))[0]
+
+
+@pytest.mark.parametrize(("kilobytes", "table"), [(227, 90), (228, 90), (163, 80), (99, 80)])
+def test_a_device_takes_the_tiles_that_its_shared_memory_holds(
+    kilobytes: int, table: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A consumer card of a later architecture than H100's has less of it than an A100."""
+    properties = SimpleNamespace(shared_memory_per_block_optin=kilobytes * 1024)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: properties)
+    assert architecture(torch.device("cuda")) == table
+    assert architecture(torch.device("cpu")) == 80

@@ -1,8 +1,8 @@
 """What every Triton launch of the library needs: checked arguments, tile sizes, element types.
 
 Tile sizes are a fixed table, not an autotuner, so that the same input on the same GPU gives the same bits. They were
-chosen by compiling every entry ahead of time for sm_80 and sm_90 (``python -m attnengine_kernels.gpu.aot``): nothing
-spills, and shared memory stays below what the architecture has.
+chosen by compiling every entry ahead of time (``python -m attnengine_kernels.gpu.aot``): nothing spills, and shared
+memory stays below what the architecture has; for sm_80 below what the consumer cards have that share its tiles.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 Shipped = tuple[str, Any, dict[str, str], dict[str, Any], "Tile"]
 """A launch for the ahead-of-time compiler: name, jitted function, argument types, constants, tile."""
 MAX_HEAD_DIM = 256
+SHARED_OF_90 = 227 * 1024  # bytes a block
 MAX_FEATURES = 16
 TILE_STRIDE_LIMIT = 2**31 // 128  # offsets inside a tile of <= 128 rows are int32, everything else is int64
 
@@ -61,10 +62,15 @@ def compute_type(dtype: torch.dtype) -> tl.dtype:
 
 
 def architecture(device: torch.device) -> int:
-    """80 or 90: the column of the tile tables that a device uses (the interpreter uses the smaller one)."""
+    """80 or 90: the column of the tile tables that a device uses (the interpreter uses the smaller one).
+
+    The tiles for 90 need the shared memory of H100 and B200 class devices. Those for 80 fit consumer cards, too, also
+    of later architectures: 99 KB a block.
+    """
     if device.type != "cuda":
         return 80
-    return 90 if torch.cuda.get_device_capability(device) >= (9, 0) else 80
+    shared = torch.cuda.get_device_properties(device).shared_memory_per_block_optin  # type: ignore[attr-defined]
+    return 90 if shared >= SHARED_OF_90 else 80
 
 
 def keys_seen(call: AttentionCall) -> Tensor:

@@ -7,22 +7,29 @@ import torch
 from attnengine_kernels.gpu._launch import MAX_FEATURES, Shipped, Tile, compute_type, padded_dim
 from attnengine_kernels.gpu._rows_kernel import lse_kernel, row_kernel
 
-#: Keys and edge keys per tile of half precision launches, by outputs and padded width; "ak" carries the statistics and
-#: features. 128 rows, 8 warps, 2 stages. What is not listed spills, and is run as two launches instead.
+#: Keys and edge keys per tile of half precision launches, by outputs and padded width; the first launch of a request
+#: carries the statistics and features. 128 rows, 8 warps, 2 stages. What is not listed runs as more launches instead:
+#: it spills, or (width 256 on sm_80) takes more shared memory than consumer cards have.
 HALF_TILES: dict[tuple[int, str], dict[int, tuple[int, int]]] = {
     (90, "ak"): {16: (64, 16), 32: (64, 16), 64: (64, 16), 128: (32, 16), 256: (32, 16)},
-    (80, "ak"): {16: (64, 16), 32: (64, 16), 64: (64, 16), 128: (64, 16), 256: (32, 16)},
+    (80, "ak"): {16: (64, 16), 32: (64, 16), 64: (64, 16), 128: (64, 16)},
     (90, "ak+ak2"): {16: (64, 16), 32: (64, 16), 64: (32, 16), 128: (32, 16)},
     (80, "ak+ak2"): {16: (64, 16), 32: (64, 16), 64: (64, 32)},
 }
+WITH_AK = ("ak", "ak alone", "ak+ak2")
 
 
 def row_tile(arch: int, d: int, dtype: torch.dtype, outputs: str) -> Tile | None:
     """Tile of one launch on ``arch`` (80 or 90), or None where it would spill.
 
-    ``outputs`` is "lse", "ak" (with statistics and features), "ak2" (a launch of its own) or "ak+ak2" (all in one).
+    ``outputs`` is "lse", "ak" (with statistics and features), "ak2" (a launch of its own) or "ak+ak2" (all in one);
+    where "ak" has none, "statistics" (with features) and "ak alone".
     """
     width = padded_dim(d)
+    if outputs in ("statistics", "ak alone"):
+        if row_tile(arch, d, dtype, "ak") is not None:
+            return None
+        return Tile(128, 64, 16, 8, 2) if outputs == "statistics" else Tile(64, 32, 16, 8, 2)
     if dtype == torch.float32:  # plain FMA: small tiles, and one accumulator a launch
         if outputs == "ak+ak2":
             return None
@@ -38,10 +45,11 @@ def row_tile(arch: int, d: int, dtype: torch.dtype, outputs: str) -> Tile | None
 
 
 def launches(arch: int, d: int, dtype: torch.dtype, want_ak: bool, want_ak2: bool) -> list[tuple[str, Tile]]:
-    """The sweeps that a request takes: one, or two where a second (m, d) accumulator would not fit the registers."""
+    """The sweeps that a request takes, statistics and features first: one, or more where a tile would not fit."""
     if want_ak and want_ak2 and (tile := row_tile(arch, d, dtype, "ak+ak2")):
         return [("ak+ak2", tile)]
-    names = ["ak"] + (["ak2"] if want_ak2 else [])
+    names = ["ak"] if row_tile(arch, d, dtype, "ak") else ["statistics"] + (["ak alone"] if want_ak else [])
+    names += ["ak2"] if want_ak2 else []
     return [(name, tile) for name in names if (tile := row_tile(arch, d, dtype, name))]
 
 
@@ -56,8 +64,8 @@ def shipped(arch: int, d: int, dtype: torch.dtype) -> list[Shipped]:
     absent = dict.fromkeys(("BIAS", "a_b", "a_h", "a_q", "a_k"))
     shape = {"D": d, "DP": padded_dim(d), "COMPUTE": compute_type(dtype), "SOFTCAP": False, "HAS_BIAS": False}
     found: list[Shipped] = []
-    for outputs in ("lse", "ak", "ak2", "ak+ak2"):
-        tile, first = row_tile(arch, d, dtype, outputs), outputs != "ak2"
+    for outputs in ("lse", "ak", "statistics", "ak alone", "ak2", "ak+ak2"):
+        tile, first = row_tile(arch, d, dtype, outputs), outputs not in ("ak2", "ak alone")
         if tile is None:
             continue
         constants = shape | absent | {"M": tile.m, "N": tile.n, "EDGE": tile.edge}
@@ -66,7 +74,7 @@ def shipped(arch: int, d: int, dtype: torch.dtype) -> list[Shipped]:
             continue
         constants |= {
             "F": MAX_FEATURES if first else 0, "P_BITS": 15 if dtype == torch.float16 else 0, "STATS": first,
-            "AK": first, "AK2": "ak2" in outputs,
+            "AK": outputs in WITH_AK, "AK2": "ak2" in outputs,
         }  # fmt: skip
         constants |= ({} if "ak2" in outputs else {"K2": None}) | ({} if first else {"FEATURES": None})
         found.append((f"row {outputs}", row_kernel, types, constants, tile))

@@ -42,7 +42,7 @@ INSTRUCTION = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}  # of 
 TENSOR_MEMORY_LIMIT = 512  # columns a multiprocessor of sm_100
 #: Kernels whose products, if any, are not of matrices.
 NO_PRODUCT = ("totals", "share run", "bins", "bin counts", "product", "top keys 16", "top keys 64")
-SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+SHARED_LIMIT = {80: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # sm_86, sm_89 and sm_120 take sm_80's tiles
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 

@@ -30,7 +30,7 @@ from attnengine_kernels.gpu._launch import (
     unit_stride,
 )
 from attnengine_kernels.gpu._ops import flat, present
-from attnengine_kernels.gpu._row_tiles import launches, row_tile
+from attnengine_kernels.gpu._row_tiles import WITH_AK, launches, row_tile
 from attnengine_kernels.gpu._rows_kernel import lse_kernel, row_kernel
 
 #: Statistics of a row in the order of the kernel's output; the mass defect is added behind them.
@@ -149,7 +149,8 @@ def _row_pass(
             *(dense.stride() if dense is not None else (0,) * 4), b * h * n_rows, D=d, DP=padded_dim(d), M=tile.m,
             N=tile.n, EDGE=tile.edge, F=MAX_FEATURES if first and columns is not None else 0,
             COMPUTE=compute_type(q.dtype), P_BITS=15 if q.dtype == torch.float16 else 0, SOFTCAP=softcap is not None,
-            HAS_BIAS=dense is not None, STATS=first, AK=first and want_ak, AK2="ak2" in outputs, **tile.options(),
+            HAS_BIAS=dense is not None, STATS=first, AK=want_ak and outputs in WITH_AK, AK2="ak2" in outputs,
+            **tile.options(),
         )  # fmt: skip
     stats[-1] = mass_defect(stats[0], visible, known, sink)
     made = known if lse is None else new(0)
