@@ -2,8 +2,9 @@
 
 Each part of :func:`attnengine_kernels.cpu.head_sums.head_sums` is timed by itself while the whole runs, less the parts
 it calls; "the rest" is Python between them. The floor of the products is their FLOPs over what a large matrix product
-reaches on one thread, that of the operands their bytes, read once, over what a copy reads (half of what it moves); a
-part without such a bound has none. Shapes are those of ``bench kernels``; milliseconds are of one call, so of a layer.
+reaches on one thread, that of the operands their bytes, read once, over what a copy reads (half of what it moves), that
+of scores to pattern the exponentials and sums of attention received alone, in the cache; a part without such a bound
+has none. Shapes are those of ``bench kernels``; milliseconds are of one call, so of a layer.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numba import njit
 from rich.console import Console
 from rich.table import Table
 
 from attnengine_kernels import AttentionCall, Memory, TokenFacts
 from attnengine_kernels.cpu import head_sums as cpu
+from attnengine_kernels.cpu._row import _exponentiate_only
 from benchmarks import measure
 from benchmarks.calls import CPU_SHAPES, Shape, make_call, visible_pairs
 
@@ -89,13 +93,28 @@ def parts_of(call: AttentionCall, facts: TokenFacts, stats: str, repeats: int) -
     return {name: round(1e3 * statistics.median(run.get(name, 0.0) for run in runs[2:]), 2) for name in names}
 
 
+@njit
+def _exponentials(tile, received):  # type: ignore[no-untyped-def]
+    for i in range(tile.shape[0]):
+        _exponentiate_only(tile[i], 1.0, -1.0, received)
+
+
+def exponential_ns(length: int) -> float:
+    """Nanoseconds of one score's exponential in rows of ``length`` that stay in the cache."""
+    tile, received = np.zeros((64, length), np.float32), np.zeros(length, np.float32)
+    ms = measure.medians(measure.interleave({"all": lambda _: _exponentials(tile, received)}, 200, "cpu"))["all"]
+    return 1e6 * ms / tile.size
+
+
 def floors_of(call: AttentionCall, stats: str, reached: dict[str, float]) -> dict[str, float]:
     """Least milliseconds of the parts that have a bound: products of a pair with a key are 2, or with squares 3."""
     _, h, _, d = call.query.shape
     flops = 2 * d * h * visible_pairs(call) * (2 if stats == "core" else 3)
     read = 4 * (call.query.numel() + call.key.numel() + (0 if stats == "core" else call.value.numel()))
-    bounds = {"products": flops / reached["tflops"] / 1e9, "operands": 2 * read / reached["gbytes"] / 1e6}
-    return {name: round(ms, 2) for name, ms in bounds.items()}
+    exponentials = 1e-6 * exponential_ns(call.key.shape[2]) * h * visible_pairs(call)
+    bounds = {"products": flops / reached["tflops"] / 1e9, "operands": 2 * read / reached["gbytes"] / 1e6,
+              "scores to pattern": exponentials}  # fmt: skip
+    return {name: round(ms, 2) for name, ms in (bounds | {"all": sum(bounds.values())}).items()}
 
 
 def show(console: Console, row: dict[str, Any]) -> None:
@@ -108,7 +127,7 @@ def show(console: Console, row: dict[str, Any]) -> None:
         for stats in ("core", "all"):
             floor = row[stats]["floor"].get(name)
             cells += [f"{row[stats]['ms'][name]:.2f}", "" if floor is None else f"{floor:.2f}"]
-        table.add_row(name, *cells)
+        table.add_row(name, *cells, end_section=name == "the rest")
     console.print(table)
 
 
