@@ -82,7 +82,7 @@ def run(
     output: Output,
     stats: Annotated[str, typer.Option(help="all; core: only entropy, masses, distance, neuron means.")] = "all",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto (as stored; bf16 on CUDA), fp32, bf16 or fp16.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto (as stored; bf16 on CUDA), fp32, bf16, fp16 or fp64.")] = "auto",
     window: Annotated[int | None, typer.Option(help="Tokens a window [min(model positions, 1024)].", min=1)] = None,
     stride: Annotated[int | None, typer.Option(help="Tokens from window to window [no overlap].", min=1)] = None,
     bos: Annotated[str, typer.Option(help="auto: special tokens as the tokenizer adds them; always; never.")] = "auto",
@@ -146,14 +146,13 @@ def _run(work: Any, output: Path) -> None:
 
 
 def _dtype(name: str, device: str) -> Any:
-    import torch
+    from attnengine.model.load import DTYPES
 
-    names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if name == "auto":
-        return torch.bfloat16 if device.startswith("cuda") else None
-    if name not in names:
-        raise ValueError(f"--dtype must be auto, {', '.join(names)}; got {name!r}")
-    return names[name]
+        return DTYPES["bf16"] if device.startswith("cuda") else None
+    if name not in DTYPES:
+        raise ValueError(f"--dtype must be auto, {', '.join(DTYPES)}; got {name!r}")
+    return DTYPES[name]
 
 
 @app.command()

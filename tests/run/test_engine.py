@@ -158,6 +158,17 @@ def test_batch_and_shard_sizes_change_nothing_that_is_printed(attnengine, run, t
     assert (run.tokens.position == other.tokens.position).all()
 
 
+def test_a_run_in_fp64_takes_the_path_that_can(attnengine, tiny_bert, corpus, tmp_path):
+    masses = {}
+    for dtype in ("fp64", "fp32"):
+        options = ["--dtype", dtype, "--max-tokens", 300, "--sample", 10]
+        attnengine("run", tiny_bert, corpus, "-o", tmp_path / dtype, "-q", *options)
+        found = ae.open_run(tmp_path / dtype)
+        masses[dtype] = found.heads[["entropy", "p_max", "previous_mass", "score_std"]].to_numpy()
+        assert found.manifest["kernels"]["rows"] == {"fp64": "torch", "fp32": "numba"}[dtype]
+    assert np.allclose(masses["fp64"], masses["fp32"], rtol=1e-5, atol=1e-6)
+
+
 def test_a_run_in_memory_equals_the_run_from_disk(run, tiny_bert, corpus):
     from transformers import AutoModel, AutoTokenizer
 
