@@ -285,6 +285,7 @@ def _count(p: Prepared, counted: Array, classes: Array, n_bins: int) -> HeadSums
         "n_pairs": p.seen.sum(1),
         "n_empty_rows": (counted & ~rows).sum(1),
         "n_keys": p.counted_keys.sum(1),
+        "received_fair": p.fair,
         "pattern_n": (p.query_bin[:, :, None] == np.arange(PATTERN_BINS)).sum(1),
         "entropy_normalized_n": (p.seen >= 2).sum(1),
         "received_gini_n": (p.real & (p.key_rows >= RECEIVED_MIN_ROWS)).sum(1),

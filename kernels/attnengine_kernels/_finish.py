@@ -47,6 +47,7 @@ def finish(call: AttentionCall, facts: Prepared, raw: Raw, stats: str = "all") -
         sums |= _scores(sums, raw, counts["n_pairs"])
         sums |= _neurons(sums, raw, facts, call.scale)
         sums["received_gini"] = _gini(received, facts)
+        sums["received"] = received
         sums["pattern"] = torch.from_numpy(raw.grid[:, :, :PATTERN_BINS])
     for name in ("same_sentence", "score_m2_within", "score_m2_between"):
         del sums[name]
@@ -138,7 +139,7 @@ def _spread(kept: HeadSums, counts: HeadSums, sums: HeadSums, h: int) -> HeadSum
     if "learned_sink_mass" in sums:
         numbers["learned_sink_mass_n"] = counts["n_queries"]
     numbers = {name: value for name, value in numbers.items() if name.removesuffix("_n") in sums}
-    per_window = {"n_queries", "n_pairs", "n_empty_rows", "n_keys", "pattern_n", "profile_n"}
+    per_window = {"n_queries", "n_pairs", "n_empty_rows", "n_keys", "pattern_n", "profile_n", "received_fair"}
     per_window |= {"distance_pairs", "distance_sum", "distance_m2"}
     numbers |= {name: value for name, value in kept.items() if name not in per_window}
     spread = {name: value[:, None].repeat(1, h) for name, value in numbers.items()}

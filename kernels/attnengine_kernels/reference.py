@@ -215,10 +215,11 @@ def _masses(p: Tensor, v: Tensor, facts: _Window) -> HeadSums:
     for name, target in facts.targets.items():
         sums[name] = p[target].sum() + 0.0 * p.sum()  # 0 · NaN: a poisoned head has no valid mass
         sums[f"{name}_n"] = _number(target.any(dim=-1))
-    fair = facts.visible.double() / facts.visible.sum(dim=-1, keepdim=True).clamp(min=1)  # (q, k): 1[visible] / n_i
+    fair = _fair(facts)
     enough = facts.real_keys & (facts.visible.sum(dim=0) >= RECEIVED_MIN_ROWS)
-    received = p.sum(dim=0)[enough] / fair.sum(dim=0)[enough]  # (keys,)
-    sums["received_gini"] = _gini(received) * len(received)
+    sums["received"] = p.sum(dim=0)  # (k,)
+    relative = sums["received"][enough] / fair.sum(dim=0)[enough]
+    sums["received_gini"] = _gini(relative) * len(relative)
     sums["received_gini_n"] = _number(enough)
     norm = v.norm(dim=-1)  # (k,)
     total = (p * norm).sum(dim=-1)  # (q,)
@@ -228,6 +229,11 @@ def _masses(p: Tensor, v: Tensor, facts: _Window) -> HeadSums:
     sums["value_weighted_first_mass"] = share[used].sum()
     sums["value_weighted_first_mass_n"] = _number(used)
     return sums
+
+
+def _fair(facts: _Window) -> Tensor:
+    """1[j visible to i] / n_i (q, k): the pattern of a head that does not choose."""
+    return facts.visible.double() / facts.visible.sum(dim=-1, keepdim=True).clamp(min=1)
 
 
 def _gini(values: Tensor) -> Tensor:
@@ -332,6 +338,7 @@ def _counts(queries: TokenFacts, w: int, facts: _Window, edges: list[tuple[int, 
         "n_empty_rows": _number(queries.counted[w].cpu() & ~facts.rows),
         "n_keys": _number(facts.counted_keys),
         "pattern_n": torch.stack(bins),
+        "received_fair": _fair(facts).sum(dim=0),
     }
     if not facts.cross:
         delta = facts.distance[facts.placed]

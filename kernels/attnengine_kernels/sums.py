@@ -69,6 +69,11 @@ Counts belong to windows, not heads, so a bias may hide (-inf) a pair in all hea
 NaN in a head's own query, key or bias makes that head's sums NaN and no other's; one in its values makes
 value_weighted_first_mass NaN, the only sum that reads them.
 
+Of every key, for whoever wants to know which tokens are attended:
+
+    received         (b, h, k)  Σ_i p_ij
+    received_fair    (b, k)     Σ_i 1[j visible to i] / n_i, n_i the keys that row i sees: what an even head would give
+
 Counts (b,): ``n_queries`` rows, ``n_pairs``, ``n_empty_rows`` (counted rows without a visible key), ``n_keys``
 (counted keys).
 
