@@ -97,6 +97,7 @@ def run(
     seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
     text: Annotated[bool, typer.Option("--text/--no-text", help="Keep sampled tokens' text, or offsets only.")] = True,
     revision: Annotated[str | None, typer.Option(help="Hub revision of the model.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="A PEFT adapter (folder or hub id) to merge in.")] = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Let the model folder run its own Python code.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the output folder.")] = False,
@@ -121,8 +122,9 @@ def run(
     where = choose_device(device)
     reporter.say(f"loading {model}")
     loaded = load_model(
-        model, revision=revision, device=where, dtype=_dtype(dtype, where), trust_remote_code=trust_remote_code
-    )
+        model, revision=revision, device=where, dtype=_dtype(dtype, where), trust_remote_code=trust_remote_code,
+        adapter=adapter,
+    )  # fmt: skip
     _run(
         lambda: run_documents(
             loaded, found, output, settings, device=where, source=corpus, reporter=reporter, resume=resume,

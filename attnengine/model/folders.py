@@ -22,7 +22,7 @@ from attnengine.errors import ModelError
 
 HUB_TIMEOUT = 10.0  # seconds, for the one question whether the model exists
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-FILES = ["*.json", "*.jinja", "*.model", "*.txt", "model*.safetensors"]
+FILES = ["*.json", "*.jinja", "*.model", "*.txt", "model*.safetensors", "adapter_model.safetensors"]
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".pkl")
 
 

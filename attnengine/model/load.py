@@ -6,15 +6,17 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedModel
+import transformers
+from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from attnengine.errors import ModelError
+from attnengine.model.adapter import WEIGHTS, adapter_class, merge_adapter
 from attnengine.model.folders import count_tensors, find_folder, hash_files, read_json, weight_files
 from attnengine.model.positions import max_positions
 
@@ -39,6 +41,7 @@ class LoadedModel:
     is_encoder_decoder: bool
     modality: str  # "text" or "image"
     decoder_start_token_id: int | None  # None for models with one stack
+    adapter: str | None = None  # the PEFT adapter that was merged in, as the user gave it
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but model and tokenizer, as JSON takes it."""
@@ -53,11 +56,13 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     trust_remote_code: bool = False,
     modality: str | None = None,
+    adapter: str | None = None,
 ) -> LoadedModel:
     """Load a folder or hub id; ``dtype`` is a torch dtype or fp32, bf16, fp16, fp64; None keeps that of the weights.
 
-    ``modality`` ("text" or "image") chooses the tower of a model that has two, such as CLIP. ``weights_sha256`` is
-    the file's own SHA-256, or of several files that of their ``sha256sum`` listing. Raises ModelError, one sentence
+    ``modality`` ("text" or "image") chooses the tower of a model that has two, such as CLIP. ``adapter`` is a PEFT
+    adapter (folder or hub id), merged into the weights. ``weights_sha256`` is the file's own SHA-256, or of several
+    files (an adapter's among them) that of their ``sha256sum`` listing. Raises ModelError, one sentence
     on what was expected, what came and what to do; ValueError for a dtype or modality that does not exist.
     """
     dtype = _dtype(dtype)
@@ -65,14 +70,20 @@ def load_model(
         raise ValueError(f"modality is 'text', 'image' or None, got {modality!r}")
     folder, commit = find_folder(model_id, revision, trust_remote_code)
     files = _check_folder(folder, trust_remote_code)
+    extra = find_folder(adapter, None, trust_remote_code=False)[0] if adapter is not None else None
+    auto = "AutoModel" if extra is None else adapter_class(extra)
     with _quiet():
         config = _config(folder, count_tensors(files), trust_remote_code)
-        model = _model(folder, config, dtype, trust_remote_code)
+        model = _model(folder, config, dtype, trust_remote_code, getattr(transformers, auto))
+        if extra is not None:
+            model = merge_adapter(model, extra)
+            files.append(extra / WEIGHTS)
         tower = _tower(model, modality)
         kind = _modality(tower)
         reader = _reader(folder, kind, trust_remote_code)
         _attempt(f"moving {model_id} to {device}", lambda: tower.to(device))  # type: ignore[arg-type]
-    return _loaded(tower, reader, model_id, commit, hash_files(files), _start_token(tower, folder))
+    loaded = _loaded(tower, reader, model_id, commit, hash_files(files), _start_token(tower, folder))
+    return replace(loaded, adapter=adapter)
 
 
 def wrap_model(model: PreTrainedModel, reader: Any) -> LoadedModel:
@@ -131,7 +142,7 @@ def _check_folder(folder: Path, trust_remote_code: bool) -> list[Path]:
     """The weight files, once nothing in the folder speaks against reading it."""
     config = read_json(folder / "config.json")
     if (folder / "adapter_config.json").is_file():
-        raise ModelError(f"{folder} holds a PEFT adapter: merge it into its base model and save that")
+        raise ModelError(f"{folder} holds a PEFT adapter: give its base model as MODEL and this folder as --adapter")
     kind = config.get("model_type")
     if "auto_map" in config and kind not in CONFIG_MAPPING and not trust_remote_code:
         raise ModelError(
@@ -153,10 +164,11 @@ def _config(folder: Path, n_tensors: int, trust_remote_code: bool) -> Any:
     return config
 
 
-def _model(folder: Path, config: Any, dtype: torch.dtype | None, trust_remote_code: bool) -> PreTrainedModel:
+def _model(folder: Path, config: Any, dtype: torch.dtype | None, trust_remote_code: bool, auto: Any) -> PreTrainedModel:
+    """The model as the class ``auto`` makes it; a head that the weights lack is random and never runs."""
     model, report = _attempt(
         f"loading the weights of {folder}",
-        lambda: AutoModel.from_pretrained(
+        lambda: auto.from_pretrained(
             folder,
             config=config,
             dtype=dtype or "auto",
@@ -166,7 +178,9 @@ def _model(folder: Path, config: Any, dtype: torch.dtype | None, trust_remote_co
             output_loading_info=True,
         ),
     )
-    missing = sorted(key for key in report["missing_keys"] if not any(part in key for part in _UNUSED))
+    own = {f"{model.base_model_prefix}.{name}" for name in model.base_model.state_dict()}
+    needed = report["missing_keys"] if model.base_model is model else own & set(report["missing_keys"])
+    missing = sorted(key for key in needed if not any(part in key for part in _UNUSED))
     if missing:
         raise ModelError(
             f"{folder} lacks {len(missing)} weights of {type(model).__name__}, which would be random: {missing[0]}, …"

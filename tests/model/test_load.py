@@ -356,7 +356,7 @@ def test_a_config_cannot_ask_for_a_kernel_from_the_hub(folder: Path) -> None:
 
 def test_an_adapter_folder_says_what_to_do(folder: Path) -> None:
     (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(ModelError, match="merge it"):
+    with pytest.raises(ModelError, match="as --adapter"):
         load_model(str(folder))
 
 
