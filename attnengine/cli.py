@@ -92,8 +92,16 @@ def run(
     longest_line: Annotated[int, typer.Option(help="Refuse lines longer than this; 0: no limit.", min=0)] = 1_000_000,
     max_tokens: Annotated[int | None, typer.Option(help="Stop adding windows after this many tokens.", min=1)] = None,
     sample: Annotated[int, typer.Option(help="Tokens whose queries, keys and values are kept.", min=0)] = 5000,
-    batch_tokens: Annotated[int, typer.Option(help="Padded tokens a batch.", min=1)] = 4096,
+    batch_tokens: Annotated[
+        int | None, typer.Option(help="Padded tokens a batch [4096; on CUDA what free memory holds].", min=1)
+    ] = None,
     shard_tokens: Annotated[int, typer.Option(help="Tokens a shard: the most that a kill can lose.", min=1)] = 32768,
+    threads: Annotated[int | None, typer.Option(help="CPU threads a process [cores / workers].", min=1)] = None,
+    workers: Annotated[int, typer.Option(help="Processes to share the shards; 0: this one.", min=0)] = 0,
+    ray: Annotated[str | None, typer.Option(help="Workers on this Ray cluster: an address, auto, or local.")] = None,
+    shards: Annotated[
+        str, typer.Option(help="i/n: only every n-th shard from the i-th on, i from 0; for arrays of n processes.")
+    ] = "0/1",
     seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
     text: Annotated[bool, typer.Option("--text/--no-text", help="Keep sampled tokens' text, or offsets only.")] = True,
     revision: Annotated[str | None, typer.Option(help="Hub revision of the model.")] = None,
@@ -105,41 +113,45 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Run MODEL over CORPUS and write head statistics, profiles, patterns and sampled q, k, v to a folder."""
+    from functools import partial
+
     from attnengine.corpus.sources import SourceOptions, read_corpus
     from attnengine.front import run_documents
     from attnengine.model.load import load_model
+    from attnengine.run.execute import Crewing, parse_share
     from attnengine.run.prepare import choose_device
     from attnengine.run.progress import Reporter
     from attnengine.run.settings import RunSettings
 
     settings = RunSettings(
         stats=stats, window=window, stride=stride, bos=bos, batch_tokens=batch_tokens, shard_tokens=shard_tokens,
-        sample=sample, seed=seed, max_tokens=max_tokens, keep_text=text,
+        sample=sample, seed=seed, max_tokens=max_tokens, keep_text=text, threads=threads,
     )  # fmt: skip
+    share = parse_share(shards)
     reporter = Reporter(quiet=quiet)
     options = SourceOptions(documents, text_column, label_column, longest_line)
     found = read_corpus(corpus, options)
     where = choose_device(device)
     reporter.say(f"loading {model}")
-    loaded = load_model(
-        model, revision=revision, device=where, dtype=_dtype(dtype, where), trust_remote_code=trust_remote_code,
-        adapter=adapter,
-    )  # fmt: skip
-    _run(
+    load = partial(load_model, model, revision=revision, dtype=_dtype(dtype, where), adapter=adapter,
+                   trust_remote_code=trust_remote_code)  # fmt: skip
+    loaded = load(device=where)
+    crewing = Crewing(workers or int(ray is not None), ray, share, load)
+    made = _run(
         lambda: run_documents(
-            loaded, found, output, settings, device=where, source=corpus, reporter=reporter, resume=resume,
-            overwrite=overwrite, dry_run=dry_run,
+            loaded, found, output, settings, device=where, source=corpus, reporter=reporter, crewing=crewing,
+            resume=resume, overwrite=overwrite, dry_run=dry_run,
         ),
         output,
     )  # fmt: skip
-    if not dry_run:
+    if made is not None and made.manifest["status"] == "complete":
         reporter.say(f"done: {output} · look at it with `attnengine explore {output}`")
 
 
-def _run(work: Any, output: Path) -> None:
+def _run(work: Any, output: Path) -> Any:
     """Do the work; an interruption says what is kept and how to go on."""
     try:
-        work()
+        return work()
     except KeyboardInterrupt:
         done = len(list((output / "shards").glob("shard-*.safetensors"))) if output.is_dir() else 0
         if not (output / "manifest.json").exists():
@@ -155,6 +167,25 @@ def _dtype(name: str, device: str) -> Any:
     if name not in DTYPES:
         raise ValueError(f"--dtype must be auto, {', '.join(DTYPES)}; got {name!r}")
     return DTYPES[name]
+
+
+@app.command()
+def merge(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    partial: Annotated[bool, typer.Option("--partial", help="Tables of what is there; the run goes on.")] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Finish without the shards that failed or are missing.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make the tables of a run from its finished shards; needs neither model nor corpus, and may run while others work.
+
+    The command that runs the last shard does this by itself.
+    """
+    from attnengine.run.merge import merge
+    from attnengine.run.progress import Reporter
+
+    merge(run, Reporter(quiet=quiet), partial=partial, allow_missing=allow_missing)
 
 
 @app.command()

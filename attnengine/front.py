@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from attnengine.corpus.sources import Document, documents_of
+from attnengine.errors import PlanError
 from attnengine.model.load import LoadedModel, wrap_model
-from attnengine.run.engine import execute
-from attnengine.run.prepare import choose_device, disk_estimate, make_job, open_folder, site_summary, time_estimate
+from attnengine.run.engine import Job
+from attnengine.run.execute import Crewing, execute, using_threads
+from attnengine.run.folder import adopted, begin
+from attnengine.run.prepare import choose_device, disk_estimate, make_job, site_summary, time_estimate
 from attnengine.run.progress import Reporter, duration
 from attnengine.run.settings import RunSettings
 from attnengine.store import Run, open_run
@@ -60,26 +66,61 @@ def run_documents(
     device: str,
     source: str,
     reporter: Reporter,
+    crewing: Crewing | None = None,
     resume: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
 ) -> Run | None:
     """Plan, run and finish, the one path for every way of starting a run; ``dry_run`` stops after the plan."""
-    job, manifest = make_job(loaded, documents, settings, choose_device(device), reporter)
+    crewing, device = crewing or Crewing(), choose_device(device)
+    if crewing.joins and overwrite:
+        raise PlanError("--overwrite with --shards: each process would delete what the others made; delete the folder")
+    chosen = _settled(folder, settings, device, crewing, overwrite)
+    with using_threads(chosen.threads):
+        job, manifest = _planned(loaded, documents, chosen, device, source, reporter)
+        if dry_run:
+            reporter.say(
+                f"{folder} would take about {disk_estimate(job) / 1e6:,.0f} MB and {duration(time_estimate(job))}; "
+                "nothing was written"
+            )
+            return None
+        try:
+            complete = begin(folder, job, manifest, resume=resume, overwrite=overwrite, join=crewing.joins)
+        except PlanError:
+            theirs = _settled(folder, settings, device, crewing, overwrite)
+            if theirs == chosen:
+                raise
+        else:
+            if complete:
+                reporter.say(f"{folder} is already complete")
+            else:
+                execute(job, folder, crewing, reporter)
+            return open_run(folder)
+    # Another process began meanwhile and chose other sizes where we were free to choose: go on with its plan.
+    return run_documents(
+        loaded, documents, folder, theirs, device=device, source=source, reporter=reporter, crewing=crewing,
+        resume=resume, overwrite=overwrite,
+    )  # fmt: skip
+
+
+def _settled(folder: Path, settings: RunSettings, device: str, crewing: Crewing, overwrite: bool) -> RunSettings:
+    """The settings with what was left open as the run in the folder has it, and the CPU threads chosen."""
+    settings = settings if overwrite else adopted(folder, settings)
+    if settings.threads is not None or not device.startswith("cpu"):
+        return settings
+    here = crewing.workers if crewing.ray in (None, "local") else 1
+    return replace(settings, threads=max(torch.get_num_threads() // max(here, 1), 1))
+
+
+def _planned(
+    loaded: LoadedModel, documents: Sequence[Document], settings: RunSettings, device: str, source: str,
+    reporter: Reporter,
+) -> tuple[Job, dict[str, Any]]:  # fmt: skip
+    job, manifest = make_job(loaded, documents, settings, device, reporter)
     manifest["corpus"]["source"] = source
     corpus = manifest["corpus"]
     reporter.say(
         f"{loaded.model_id}: {site_summary(job.sites)} · {corpus['documents']:,} documents, "
         f"{corpus['windows']:,} windows, {corpus['tokens']:,} tokens · {settings.stats} statistics"
     )
-    if dry_run:
-        reporter.say(
-            f"{folder} would take about {disk_estimate(job) / 1e6:,.0f} MB and {duration(time_estimate(job))}; "
-            "nothing was written"
-        )
-        return None
-    if open_folder(folder, manifest, resume=resume, overwrite=overwrite):
-        reporter.say(f"{folder} is already complete")
-    else:
-        execute(job, folder, manifest, reporter)
-    return open_run(folder)
+    return job, manifest

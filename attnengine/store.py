@@ -9,19 +9,23 @@
       patterns.npy       (site, head, 32, 32) fp32 mean pattern on relative positions; NaN where a site has fewer heads;
                          not with --stats core
       windows.parquet documents.parquet tokens.parquet      provenance; ``tokens`` is the sample
+      shards.parquet     one row per piece of work: what it holds, whether it is in the tables, attempts, seconds
       arrays/site-000/queries.npy (n, H, D)  keys.npy (n, Hkv, D)  values.npy (n, Hkv, Dv)  row_entropy.npy (n, H)
                       top_keys.npy top_weights.npy (n, H, 16)      row = row of ``tokens``
-      shards/            partial sums while the run grows (safetensors, checksummed)
+      shards/            what a run needs to go on and to be merged: plan.json (the manifest as it began), plan.parquet,
+                         tokens.parquet, pilot.safetensors, shard-00000.safetensors (partial sums), shard-00000.failed
+      so-far/1/          while shards are missing: the tables and arrays of those that are there; the manifest says
+                         which of these folders holds for now
 
 Nothing here is pickled, every file is written under a temporary name, synced and renamed, and every path of the
-manifest is checked to stay inside the folder: a run directory may come from a stranger.
+manifest is checked to stay inside the folder: a run directory may come from a stranger. Tables and arrays are compared
+with the manifest's SHA-256 when they are first read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 from functools import cached_property
 from pathlib import Path
@@ -32,41 +36,55 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from attnengine.disk import inside, parse_json, sha256_file, unsealed, write_atomic, write_json
 from attnengine.errors import RunFormatError
 
 FORMAT = "attnengine-run"
-FORMAT_VERSION = 1
-TABLES = ("sites", "heads", "neurons", "profiles", "windows", "documents", "tokens")
+FORMAT_VERSION = 2
+TABLES = ("sites", "heads", "neurons", "profiles", "windows", "documents", "tokens", "shards")
 ARRAYS = ("queries", "keys", "values", "row_entropy", "top_keys", "top_weights")
 STATUSES = ("running", "complete")
+#: Tables that are written when a run begins and stay as they are.
+UNMERGED = ("sites", "windows", "documents")
+SO_FAR = "so-far"  # where merges lie that are not the last
 #: What a run made with ``--stats core`` does not write.
 NOT_IN_CORE = ("profiles", "patterns")
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:
-    """Open a finished run directory for reading.
+    """Open a run directory for reading, a running one too: its tables are those of the last merge.
 
-    Raises RunFormatError if the folder is no run, is damaged, unfinished, or of a version this release cannot read.
+    Raises RunFormatError if the folder is no run, is damaged, or of a version this release cannot read.
     """
     return Run(Path(path))
 
 
 class Run:
-    """A finished run: tables as pandas DataFrames, arrays as read-only numpy memory maps, loaded when asked for."""
+    """A run: tables as pandas DataFrames, arrays as read-only numpy memory maps, loaded and checked when asked for.
+
+    Of a run that is not finished it shows what the last merge found; :attr:`coverage` says what share that is.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.manifest: dict[str, Any] = read_manifest(path)
-        status = self.manifest.get("status")
-        if status != "complete":
-            raise RunFormatError(
-                f"{path} is not finished (status {status!r}); continue it with `attnengine run … --resume`"
-            )
+        self._listed: dict[str, str] = {entry["path"]: entry["sha256"] for entry in self.manifest.get("files", [])}
+        self._checked: set[str] = set()
 
     def __repr__(self) -> str:
         model = self.manifest.get("model", {}).get("id", "?")
+        done = self.coverage
+        share = "" if done["shards"] == done["shards_planned"] else f" of {done['tokens_planned']:,}"
+        return f"<Run {self.path} · {model} · {done['tokens']:,}{share} tokens>"
+
+    @property
+    def coverage(self) -> dict[str, int]:
+        """What the tables are made from: ``shards``, ``windows`` and ``tokens``, and each of them as planned."""
         corpus = self.manifest.get("corpus", {})
-        return f"<Run {self.path} · {model} · {corpus.get('tokens', 0):,} tokens>"
+        whole = {"shards": 1, "windows": corpus.get("windows", 0), "tokens": corpus.get("tokens", 0)}
+        planned = {f"{name}_planned": value for name, value in whole.items()}
+        done = whole if self.manifest["status"] == "complete" else dict.fromkeys(whole, 0)
+        return done | planned | self.manifest.get("coverage", {})
 
     @property
     def stats(self) -> str:
@@ -81,6 +99,7 @@ class Run:
     windows = cached_property(lambda self: self._table("windows"))
     documents = cached_property(lambda self: self._table("documents"))
     tokens = cached_property(lambda self: self._table("tokens"))
+    shards = cached_property(lambda self: self._table("shards"))
     for _name in TABLES:  # a cached_property made from a lambda does not know its own name
         locals()[_name].__doc__ = f"The table ``{_name}``, a pandas DataFrame (columns: STATISTICS.md)."
     del _name
@@ -139,25 +158,48 @@ class Run:
 
     def _table(self, name: str) -> pd.DataFrame:
         self._expect(name)
-        return read_table(self.path, name)
+        return read_table(self._file(f"{name}.parquet").parent, name)
 
     def _array(self, relative: Path) -> np.ndarray:
-        path = self.path / relative
+        path = self._file(relative.as_posix())
         try:
             return np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise RunFormatError(f"cannot read {path}: {error}; the run is damaged, make it again") from error
 
+    def _file(self, relative: str) -> Path:
+        """Where a table or array lies, compared with its checksum the first time."""
+        merged = f"{self.manifest.get('tables', '')}/{relative}".lstrip("/")
+        named = merged if merged in self._listed else relative
+        path = inside(self.path, named)
+        if named not in self._listed and self.manifest["status"] == "running":
+            raise RunFormatError(
+                f"{self.path} is still running and no {relative} was merged yet; "
+                f"`attnengine merge {self.path} --partial` makes tables of what is there"
+            )
+        if named in self._listed and named not in self._checked:
+            self._compare(named, path)
+        return path
+
+    def _compare(self, named: str, path: Path) -> None:
+        wrong = _difference(self.path, named, self._listed[named])
+        if wrong and read_manifest(self.path) != self.manifest:
+            raise RunFormatError(f"{path} belongs to a newer merge of this run; open the run again")
+        if wrong:
+            raise RunFormatError(f"cannot read {path}: {wrong}; the run is damaged, `attnengine merge` makes it again")
+        self._checked.add(named)
+
     def verify(self) -> list[str]:
         """Compare every file with the SHA-256 in the manifest; a list of what is wrong, empty if nothing is."""
-        wrong = []
-        for entry in self.manifest.get("files", []):
-            path = inside(self.path, entry["path"])
-            if not path.is_file():
-                wrong.append(f"{entry['path']} is missing")
-            elif sha256_file(path) != entry["sha256"]:
-                wrong.append(f"{entry['path']} differs from its checksum")
-        return wrong
+        return list(filter(None, (_difference(self.path, name, sha256) for name, sha256 in self._listed.items())))
+
+
+def _difference(run: Path, relative: str, sha256: str) -> str:
+    """What is wrong with a file of the manifest's list; empty if nothing is."""
+    path = inside(run, relative)
+    if not path.is_file():
+        return f"{relative} is missing"
+    return "" if sha256_file(path) == sha256 else f"{relative} differs from its checksum"
 
 
 def read_table(run: Path, name: str) -> pd.DataFrame:
@@ -165,7 +207,7 @@ def read_table(run: Path, name: str) -> pd.DataFrame:
     path = run / f"{name}.parquet"
     try:
         return pq.read_table(path).to_pandas()
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
         raise RunFormatError(f"cannot read {path}: {error}; the run is damaged, make it again") from error
 
 
@@ -174,18 +216,19 @@ def array_path(site: int, name: str) -> Path:
     return Path("arrays") / f"site-{site:03d}" / f"{name}.npy"
 
 
-def read_manifest(run: Path) -> dict[str, Any]:
-    """The manifest of a run directory, checked for format and version; RunFormatError says what is wrong."""
-    path = run / "manifest.json"
+def read_manifest(run: Path, path: Path | None = None) -> dict[str, Any]:
+    """The manifest of a run directory (or the one at ``path``), checked for format, version, checksum and shape.
+
+    Raises RunFormatError, which says what is wrong.
+    """
+    path = path or run / "manifest.json"
     if not run.is_dir():
         raise RunFormatError(f"{run} is not a folder; expected a run directory made by `attnengine run`")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = parse_json(path)
     except FileNotFoundError:
-        raise RunFormatError(f"{run} has no manifest.json; expected a run directory made by `attnengine run`") from None
-    except (OSError, ValueError) as error:
-        raise RunFormatError(f"{path} is not readable JSON ({error}); the run is damaged, make it again") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise RunFormatError(f"{run} has no {path.name}; expected a run directory made by `attnengine run`") from None
+    if manifest.get("format") != FORMAT:
         raise RunFormatError(f"{path} is not an attnengine manifest (expected format {FORMAT!r})")
     version = manifest.get("format_version")
     if version != FORMAT_VERSION:
@@ -193,65 +236,28 @@ def read_manifest(run: Path) -> dict[str, Any]:
             f"{run} has format version {version!r}, this release reads {FORMAT_VERSION}; "
             "make the run again, or open it with the release that made it"
         )
+    manifest = unsealed(path, manifest)
     if manifest.get("status") not in STATUSES:
         raise RunFormatError(f"{path} has status {manifest.get('status')!r}, expected one of {STATUSES}")
+    _check_shape(path, manifest)
     return manifest
 
 
-def inside(run: Path, relative: str) -> Path:
-    """``run / relative``, refused with RunFormatError if that leaves the folder."""
-    path = (run / relative).resolve()
-    if not path.is_relative_to(run.resolve()):
-        raise RunFormatError(f"{run} names the file {relative!r} outside itself; do not trust this run")
-    return path
-
-
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file, as hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write under a temporary name, sync, rename, sync the folder: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        commit(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def commit(temporary: Path, path: Path) -> None:
-    """Rename a synced temporary file into place and sync the folder that names it."""
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+def _check_shape(path: Path, manifest: dict[str, Any]) -> None:
+    """RunFormatError unless what is relied on here is what it should be: a stranger can seal a manifest, too."""
+    corpus, coverage, files = manifest.get("corpus", {}), manifest.get("coverage", {}), manifest.get("files", [])
+    if not isinstance(corpus, dict) or not isinstance(coverage, dict) or not isinstance(files, list):
+        raise RunFormatError(f"{path}: corpus, coverage and files must be objects and a list; make the run again")
+    counts = [*coverage.values(), *(corpus.get(name, 0) for name in ("windows", "tokens"))]
+    pairs = [(entry.get("path"), entry.get("sha256")) if isinstance(entry, dict) else (None,) for entry in files]
+    texts = [manifest.get("tables", ""), *(text for pair in pairs for text in pair)]
+    if not all(type(n) is int for n in counts) or not all(isinstance(text, str) for text in texts):
+        raise RunFormatError(f"{path}: a count is no whole number or a file no path and checksum; make the run again")
 
 
 def write_manifest(run: Path, manifest: dict[str, Any]) -> None:
-    """Write ``manifest.json`` atomically; NaN is written as null, since JSON has no NaN."""
-    text = json.dumps(_json_safe(manifest), indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomic(run / "manifest.json", text.encode("utf-8"))
-
-
-def _json_safe(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _json_safe(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_safe(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
+    """Write ``manifest.json`` atomically, sealed with a checksum of itself."""
+    write_json(run / "manifest.json", manifest)
 
 
 def write_table(run: Path, name: str, frame: pd.DataFrame) -> None:
@@ -268,16 +274,27 @@ def write_array(run: Path, relative: Path, array: np.ndarray) -> None:
     write_atomic(run / relative, buffer.getvalue())
 
 
-def list_files(run: Path) -> list[dict[str, Any]]:
-    """What the manifest says of every table and array: path, bytes, SHA-256."""
-    paths = sorted(path for path in run.rglob("*") if path.suffix in (".parquet", ".npy"))
+def list_files(run: Path, tables: str = "") -> list[dict[str, Any]]:
+    """What the manifest says of every table and array: path, bytes, SHA-256.
+
+    ``tables`` names the folder of a merge that is not the last: its files, and what no merge changes.
+    """
+    paths = {path.relative_to(run).as_posix(): path for path in run.rglob("*") if path.suffix in (".parquet", ".npy")}
+    if tables:
+        unmerged = [f"{name}.parquet" for name in UNMERGED]
+        names = [name for name in paths if name in unmerged or name.startswith(f"{tables}/")]
+    else:
+        names = [name for name in paths if not name.startswith(("shards/", f"{SO_FAR}/"))]
     return [
-        {"path": path.relative_to(run).as_posix(), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        for path in paths
-        if "shards" not in path.relative_to(run).parts
+        {"path": name, "bytes": paths[name].stat().st_size, "sha256": sha256_file(paths[name])}
+        for name in sorted(names)
     ]
 
 
 def hash_files(files: list[dict[str, Any]]) -> str:
-    """One hash for the whole run: SHA-256 over the checksums of its tables and arrays, in path order."""
-    return hashlib.sha256("\n".join(f"{entry['path']} {entry['sha256']}" for entry in files).encode()).hexdigest()
+    """One hash for what a run found: SHA-256 over the checksums of its tables and arrays, in path order.
+
+    ``shards`` stays out: how often a shard was tried and how long it took is no result.
+    """
+    lines = [f"{entry['path']} {entry['sha256']}" for entry in files if not entry["path"].endswith("shards.parquet")]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

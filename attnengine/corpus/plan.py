@@ -7,6 +7,7 @@ that goes on after a kill must be cut exactly as before.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +42,7 @@ class Plan:
 def make_plan(
     feed: Feed, *, batch_tokens: int, shard_tokens: int, sample: int, seed: int, identity: dict[str, Any]
 ) -> Plan:
-    """Sort windows by length, pack them into batches of at most ``batch_tokens`` padded tokens, cut shards.
+    """Sort windows by length, pack them into batches of at most ``batch_tokens`` padded tokens, deal out shards.
 
     ``identity`` (model and settings) goes into the digest. A batch holds at least one window, however long.
     """
@@ -81,19 +82,24 @@ def pack(n_tokens: np.ndarray, batch_tokens: int) -> tuple[tuple[int, ...], ...]
 def cut_shards(
     batches: tuple[tuple[int, ...], ...], n_tokens: np.ndarray, shard_tokens: int
 ) -> tuple[tuple[int, ...], ...]:
-    """Consecutive batches until ``shard_tokens`` real tokens are reached: the unit of work that is kept or lost."""
-    shards: list[tuple[int, ...]] = []
-    current: list[int] = []
-    tokens = 0
+    """Shards of ``shard_tokens`` real tokens on average and equal Σ L²: the unit of work that is kept or lost.
+
+    Each batch, longest windows first, goes to the shard with the least Σ L² so far (Graham 1969, LPT), so that every
+    shard is a cross-section of the lengths: shards take the same time, and a part of them is no biased sample.
+    """
+    n_shards = min(max(round(int(n_tokens.sum()) / shard_tokens), 1), len(batches))
+    least = [(0, shard) for shard in range(n_shards)]  # a heap of (Σ L² so far, shard)
+    shards: list[list[int]] = [[] for _ in range(n_shards)]
     for index, batch in enumerate(batches):
-        current.append(index)
-        tokens += int(n_tokens[list(batch)].sum())
-        if tokens >= shard_tokens:
-            shards.append(tuple(current))
-            current, tokens = [], 0
-    if current:
-        shards.append(tuple(current))
-    return tuple(shards)
+        cost, shard = least[0]
+        shards[shard].append(index)
+        heapq.heapreplace(least, (cost + squares(n_tokens[list(batch)]), shard))
+    return tuple(map(tuple, shards))
+
+
+def squares(n_tokens: np.ndarray) -> int:
+    """Σ L² of windows: what their attention costs."""
+    return int((n_tokens.astype(np.int64) ** 2).sum())
 
 
 def groups_of(feed: Feed) -> tuple[np.ndarray, int]:
@@ -119,6 +125,15 @@ def splitmix64(x: int) -> int:
     return x ^ (x >> 31)
 
 
+def splitmix64_each(x: np.ndarray) -> np.ndarray:
+    """:func:`splitmix64` of every element of a uint64 array, which wraps around by itself."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    result: np.ndarray = x ^ (x >> np.uint64(31))
+    return result
+
+
 def sample_rows(feed: Feed, sample: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(window, position) of the sampled tokens: whole segments by ascending hash until ``sample`` tokens are kept.
 
@@ -127,21 +142,17 @@ def sample_rows(feed: Feed, sample: int, seed: int) -> tuple[np.ndarray, np.ndar
     """
     if sample <= 0:
         return np.empty(0, np.int32), np.empty(0, np.int32)
-    hashes = [document_hash(document.digest) for document in feed.documents]
-    base = splitmix64(seed & ((1 << 64) - 1))
-    ranked = []
-    for window, (document, start, n) in enumerate(
-        zip(feed.document.tolist(), feed.start.tolist(), feed.n_tokens.tolist(), strict=True)
-    ):
-        keyed = splitmix64(base ^ hashes[document])
-        ranked += [(splitmix64(keyed ^ (start + at)), window, at, min(n, at + SEGMENT)) for at in range(0, n, SEGMENT)]
-    ranked.sort()
-    chosen, kept = [], 0
-    for _, window, begin, end in ranked:
-        if kept >= sample:
-            break
-        chosen.append((window, begin, end))
-        kept += end - begin
-    chosen.sort()
-    window_column = np.concatenate([np.full(end - begin, window, np.int32) for window, begin, end in chosen])
-    return window_column, np.concatenate([np.arange(begin, end, dtype=np.int32) for _, begin, end in chosen])
+    base = np.uint64(splitmix64(seed & ((1 << 64) - 1)))
+    document = np.asarray([document_hash(document.digest) for document in feed.documents], np.uint64)
+    pieces = -(-feed.n_tokens.astype(np.int64) // SEGMENT)  # segments of each window
+    window = np.repeat(np.arange(len(pieces), dtype=np.int32), pieces)
+    begin = SEGMENT * (np.arange(len(window)) - np.repeat(np.cumsum(pieces) - pieces, pieces))
+    keyed = splitmix64_each(base ^ document[feed.document])
+    rank = splitmix64_each(keyed[window] ^ (feed.start[window] + begin).astype(np.uint64))
+    order = np.lexsort((begin, window, rank))
+    end = np.minimum(begin + SEGMENT, feed.n_tokens[window])
+    kept = np.cumsum((end - begin)[order])
+    chosen = np.sort(order[: 1 + int(np.searchsorted(kept, sample))])
+    length = (end - begin)[chosen]
+    position = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+    return np.repeat(window[chosen], length), (position + np.repeat(begin[chosen], length)).astype(np.int32)

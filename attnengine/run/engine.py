@@ -1,4 +1,4 @@
-"""The loop: plan → batches through the model → kernel sums → shards → merged tables.
+"""The loop over one shard: batches through the model → kernel sums and sampled rows.
 
 The model computes its own output with its own attention; every attention call passes through our function, which
 hands q, k and v to the kernels while they are alive. Nothing of size L×L outlives a tile.
@@ -6,29 +6,24 @@ hands q, k and v to the kernels while they are alive. Nothing of size L×L outli
 
 from __future__ import annotations
 
-import datetime
-import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 
-from attnengine import store
 from attnengine.corpus.plan import Plan
 from attnengine.corpus.windows import Feed, WindowBatch
 from attnengine.errors import CaptureError, UnsupportedModelError
 from attnengine.model.capture import Capture
 from attnengine.model.load import LoadedModel
+from attnengine.model.masks import DenseMaskError
 from attnengine.records import Site, head_name
-from attnengine.run import provenance, sampling, shards
-from attnengine.run.progress import Reporter
+from attnengine.run import sampling, shards
+from attnengine.run.prefetch import batches
 from attnengine.run.sampling import Sample
-from attnengine.statistics import tables
 from attnengine.statistics.accumulate import Pilot, SiteSums
 from attnengine_kernels import AttentionCall, Memory, TokenFacts, head_sums
-from attnengine_kernels.sums import profile_edges
 
 MASS_DEFECT_GATE = 1e-3  # above it, statistics and model used different masks (KERNELS.md section 4)
 
@@ -92,26 +87,81 @@ def make_pilots(job: Job) -> list[Pilot]:
     return [found[site.site] for site in job.sites]
 
 
-def run_shard(job: Job, shard: int, pilots: list[Pilot], advance: Callable[[int], None]) -> dict[str, torch.Tensor]:
-    """All batches of a shard through the model: packed sums and samples, ready for the disk."""
+def run_shard(
+    job: Job, shard: int, pilots: list[Pilot], advance: Callable[[int], None] = lambda _: None
+) -> tuple[dict[str, torch.Tensor], bool]:
+    """All batches of a shard through the model: packed sums and samples, and whether batches had to be cut.
+
+    If memory runs out, the shard begins again with its largest batches cut in half. ``advance`` is told the tokens
+    of each batch, and takes them back then. Raises what a window alone raises.
+    """
+    limit = None
+    while True:
+        done: list[int] = []
+        try:
+            return _pass(job, shard, pilots, limit, done.append, advance), limit is not None
+        except (torch.OutOfMemoryError, DenseMaskError):
+            smaller = _half(job, shard, limit)
+            if smaller is None:
+                raise
+        advance(-sum(done))
+        limit = smaller
+        if torch.device(job.device).type == "cuda":
+            torch.cuda.empty_cache()  # out here, where the error no longer holds the forward's tensors
+
+
+def _pass(
+    job: Job,
+    shard: int,
+    pilots: list[Pilot],
+    limit: int | None,
+    note: Callable[[int], None],
+    advance: Callable[[int], None],
+) -> dict[str, torch.Tensor]:
+    """One pass over a shard, in batches of at most ``limit`` padded tokens."""
     plan, sums, sample = job.plan, [SiteSums(pilot) for pilot in pilots], Sample()
     group_of = torch.from_numpy(plan.group).long()
-    seen: list[int] = []
-    with Capture(job.loaded.model, job.sites) as capture:
-        for index in plan.shards[shard]:
-            windows = plan.batches[index]
-            run_batch(job, capture, windows, group_of[list(windows)], sums, sample)
-            seen += windows
-            advance(int(job.feed.n_tokens[list(windows)].sum()))
-    groups = torch.unique(group_of[seen])
-    return shards.pack_sums(sums, groups) | sample.tensors()
+    cut = [piece for index in plan.shards[shard] for piece in _cut(job, plan.batches[index], limit)]
+    with Capture(job.loaded.model, job.sites) as capture, closing(batches(job.feed, cut, job.device)) as ready:
+        for windows, batch in ready:
+            run_batch(job, capture, windows, group_of[list(windows)], sums, sample, batch)
+            tokens = int(job.feed.n_tokens[list(windows)].sum())
+            note(tokens)
+            advance(tokens)
+    seen = [window for windows in cut for window in windows]
+    return shards.pack_sums(sums, torch.unique(group_of[seen])) | sample.tensors()
+
+
+def _padded(job: Job, windows: tuple[int, ...]) -> int:
+    return len(windows) * int(job.feed.n_tokens[list(windows)].max())
+
+
+def _cut(job: Job, windows: tuple[int, ...], limit: int | None) -> list[tuple[int, ...]]:
+    """A batch in halves of halves, until each has at most ``limit`` padded tokens or is one window."""
+    if limit is None or len(windows) == 1 or _padded(job, windows) <= limit:
+        return [windows]
+    middle = (len(windows) + 1) // 2
+    return _cut(job, windows[:middle], limit) + _cut(job, windows[middle:], limit)
+
+
+def _half(job: Job, shard: int, limit: int | None) -> int | None:
+    """Half of the largest batch of a shard, as the next limit; None if its batches are single windows already."""
+    pieces = [piece for index in job.plan.shards[shard] for piece in _cut(job, job.plan.batches[index], limit)]
+    sizes = [_padded(job, piece) for piece in pieces if len(piece) > 1]
+    return max(sizes) // 2 if sizes else None
 
 
 def run_batch(
-    job: Job, capture: Capture, windows: tuple[int, ...], group: torch.Tensor, sums: list[SiteSums], sample: Sample
+    job: Job,
+    capture: Capture,
+    windows: tuple[int, ...],
+    group: torch.Tensor,
+    sums: list[SiteSums],
+    sample: Sample,
+    batch: WindowBatch | None = None,
 ) -> None:
-    """One batch through the model, its attention calls into ``sums`` and ``sample``."""
-    batch = job.feed.batch(windows, job.device)
+    """One batch through the model, its attention calls into ``sums`` and ``sample``; ``batch``: made ahead."""
+    batch = batch or job.feed.batch(windows, job.device)
     rows, where = sampling.batch_sample(job.plan, windows)
     memory = Memory()
 
@@ -136,107 +186,3 @@ def check_mass(site: Site, sums: dict[str, torch.Tensor]) -> None:
             f"{head_name(site, head)}: attention sums to 1 ± {float(worst.max()):.2g}, more than {MASS_DEFECT_GATE:g}; "
             "statistics and model saw different masks. Please report the model; its numbers would be wrong"
         )
-
-
-def execute(job: Job, run: Path, manifest: dict[str, Any], reporter: Reporter) -> None:
-    """Run every shard that is not on disk yet, then write the tables and mark the run complete."""
-    plan, started = job.plan, time.perf_counter()
-    first = "measuring the centres of second moments" if job.stats == "all" else "starting"
-    reporter.say(f"{first} (the first run of an installation compiles its CPU kernels)")
-    pilots = kept_pilots(job, run)
-    todo = [shard for shard in range(len(plan.shards)) if not shards.shard_path(run, shard).exists()]
-    total = int(job.feed.n_tokens.sum())
-    done = total - sum(shard_tokens(job, shard) for shard in todo)
-    if done:
-        reporter.say(f"resuming: {len(plan.shards) - len(todo)} of {len(plan.shards)} shards are already done")
-    with reporter.track("running", total, "tokens", done) as bar:
-        for shard in todo:
-            packed = run_shard(job, shard, pilots, lambda n: bar.advance(bar.task_ids[0], n))
-            shards.write_tensors(shards.shard_path(run, shard), packed, plan.digest)
-    manifest["timings"]["forward_seconds"] = round(time.perf_counter() - started, 3)
-    reporter.say("merging shards and writing tables")
-    finish(job, run, manifest, pilots, reporter)
-
-
-def shard_tokens(job: Job, shard: int) -> int:
-    """Real tokens of a shard."""
-    windows = [window for index in job.plan.shards[shard] for window in job.plan.batches[index]]
-    return int(job.feed.n_tokens[windows].sum())
-
-
-def kept_pilots(job: Job, run: Path) -> list[Pilot]:
-    """The pilots of this plan: from disk if the run goes on, else made and kept."""
-    path = run / "shards" / "pilot.safetensors"
-    if not path.exists():
-        shards.write_tensors(path, shards.pack_pilots(make_pilots(job)), job.plan.digest)
-    return shards.unpack_pilots(shards.read_tensors(path, job.plan.digest))
-
-
-def finish(job: Job, run: Path, manifest: dict[str, Any], pilots: list[Pilot], reporter: Reporter) -> None:
-    """Fold the shards in order, write every table and array, and only then call the run complete."""
-    started = time.perf_counter()
-    sums, sample = [SiteSums(pilot) for pilot in pilots], Sample()
-    for shard in range(len(job.plan.shards)):
-        tensors = shards.read_tensors(shards.shard_path(run, shard), job.plan.digest)
-        for mine, other in zip(sums, shards.unpack_sums(tensors, pilots, job.plan.n_groups), strict=True):
-            mine.merge(other)
-        collect_sample(sample, tensors)
-    write_tables(job, run, sums, keep_text=manifest["settings"]["keep_text"])
-    write_sample(job, run, sample)
-    note_bad_heads(job.sites, run, manifest, reporter)
-    manifest["timings"]["merge_seconds"] = round(time.perf_counter() - started, 3)
-    manifest["finished"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    manifest["files"] = store.list_files(run)
-    manifest["run_hash"] = store.hash_files(manifest["files"])
-    manifest["status"] = "complete"
-    store.write_manifest(run, manifest)
-
-
-def collect_sample(sample: Sample, tensors: dict[str, torch.Tensor]) -> None:
-    """Add the sampled vectors of one shard file."""
-    if "sample.rows" not in tensors:
-        return
-    sample.rows.append(tensors["sample.rows"])
-    for name, value in tensors.items():
-        kind, _, rest = name.partition(".")
-        if kind == "sample" and rest != "rows":
-            site, _, array = rest.partition(".")
-            sample.pieces[int(site)][array].append(value)
-
-
-def write_tables(job: Job, run: Path, sums: list[SiteSums], *, keep_text: bool) -> None:
-    """Every Parquet table and the mean patterns that the run's statistics fill."""
-    store.write_table(run, "sites", provenance.sites_frame(job.sites))
-    store.write_table(run, "heads", tables.heads_table(job.sites, sums, job.stats))
-    store.write_table(run, "neurons", tables.neurons_table(job.sites, sums, job.stats))
-    if job.stats == "all":
-        store.write_table(run, "profiles", tables.profiles_table(job.sites, sums, profile_edges(job.max_length)))
-        store.write_array(run, Path("patterns.npy"), tables.patterns_array(job.sites, sums))
-    store.write_table(run, "windows", provenance.windows_frame(job.feed))
-    store.write_table(run, "documents", provenance.documents_frame(job.feed))
-    described = job.feed.describe(job.plan.sample_window, job.plan.sample_position, text=keep_text)
-    store.write_table(run, "tokens", described)
-
-
-def write_sample(job: Job, run: Path, sample: Sample) -> None:
-    """The sampled arrays of every site, in the row order of ``tokens``."""
-    fp32 = str(job.loaded.model.dtype) == "torch.float32"
-    order = torch.argsort(torch.cat(sample.rows)) if sample.rows else None
-    for site in job.sites:
-        for name, parts in sample.pieces[site.site].items():
-            array = torch.cat(parts)[order].numpy()
-            store.write_array(run, store.array_path(site.site, name), sampling.stored_dtype(array, source_fp32=fp32))
-
-
-def note_bad_heads(sites: list[Site], run: Path, manifest: dict[str, Any], reporter: Reporter) -> None:
-    """Name the heads whose numbers are not finite: they stay NaN in the tables, and the run says so."""
-    heads = store.read_table(run, "heads")
-    telling = [name for name in ("entropy", "score_mean", "key_norm") if name in heads]
-    bad = heads[(heads.n_queries > 0) & ~heads[telling].notna().all(axis=1)]
-    manifest["nan_heads"] = [[int(site), int(head)] for site, head in zip(bad["site"], bad["head"], strict=True)]
-    if len(bad):
-        first = bad.iloc[0]
-        where = head_name(sites[int(first["site"])], int(first["head"]))
-        message = f"{len(bad)} of {len(heads)} heads have values that are not finite, the first is {where}"
-        manifest["warnings"].append(message)
-        reporter.warn(message + "; their cells are empty. Check the model's weights from there on")

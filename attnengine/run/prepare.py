@@ -1,4 +1,4 @@
-"""From a loaded model and documents to a job: windows, sites, self-check, plan; and the run folder it goes into."""
+"""From a loaded model and documents to a job: windows, sites, self-check, plan."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import hashlib
 import inspect
 import os
 import platform
-import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,11 +21,12 @@ from attnengine.corpus.plan import make_plan
 from attnengine.corpus.sources import Document
 from attnengine.corpus.tokenise import tokenise
 from attnengine.corpus.windows import Feed, SpecialTokens, TextWindows, window_length
-from attnengine.errors import ModelError, PlanError, RunFormatError, UnsupportedModelError
+from attnengine.errors import ModelError, PlanError, UnsupportedModelError
 from attnengine.model.capture import Capture, find_sites, inexact_reason
 from attnengine.model.load import LoadedModel
 from attnengine.model.self_check import self_check
 from attnengine.records import Site
+from attnengine.run.batch_size import batch_tokens_for
 from attnengine.run.engine import Job, make_pilots, run_batch
 from attnengine.run.progress import Reporter
 from attnengine.run.sampling import Sample
@@ -50,6 +50,9 @@ def make_job(
     reporter.say("finding attention sites and checking capture against the model itself")
     sites = find_sites(loaded.model, check)
     checked = self_check(loaded.model, sites, check)
+    if settings.batch_tokens is None:
+        settings = replace(settings, batch_tokens=batch_tokens_for(loaded, sites, feed, device, settings.stats))
+    assert settings.batch_tokens is not None
     identity = {
         "model": loaded.weights_sha256,
         "sites": [vars(site) for site in sites],
@@ -201,57 +204,6 @@ def choose_device(asked: str) -> str:
     if kind == "cuda" and not torch.cuda.is_available():
         raise ModelError("device 'cuda' was asked for, but torch sees no CUDA device; use --device cpu")
     return asked
-
-
-def open_folder(run: Path, manifest: dict[str, Any], *, resume: bool, overwrite: bool) -> bool:
-    """Make the run's folder ready; True if a complete run of the same plan is already there.
-
-    A folder with something else in it is never touched: PlanError says what to do.
-    """
-    if run.exists() and not run.is_dir():
-        raise PlanError(f"{run} is a file; give a folder for the run")
-    if run.is_dir() and any(run.iterdir()):
-        existing = existing_manifest(run)
-        if overwrite:
-            shutil.rmtree(run)
-        elif not resume:
-            raise PlanError(
-                f"{run} already holds a {existing['status']} run; "
-                "go on with it by --resume or replace it by --overwrite"
-            )
-        elif existing.get("plan") != manifest["plan"]:
-            raise PlanError(f"{run} holds {_difference(existing, manifest)}; use --overwrite, or another folder")
-        elif existing["status"] == "complete":
-            return True
-    store.write_manifest(run, manifest)  # the first file, so that a full disk leaves an empty folder or a run
-    return False
-
-
-def existing_manifest(run: Path) -> dict[str, Any]:
-    """The manifest of the run in a folder; PlanError if the folder is not a run, so that nothing foreign is deleted."""
-    try:
-        return store.read_manifest(run)
-    except RunFormatError as error:
-        raise PlanError(f"{run} exists and is not a run ({error}); give an empty or a new folder") from error
-
-
-def _difference(existing: dict[str, Any], manifest: dict[str, Any]) -> str:
-    """In words, what makes two plans different."""
-
-    def identity(found: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "model": found.get("model", {}).get("weights_sha256"),
-            "corpus": found.get("corpus", {}).get("fingerprint"),
-            "settings": found.get("settings"),
-        }
-
-    theirs, mine = identity(existing), identity(manifest)
-    parts = [part for part in mine if theirs[part] != mine[part]]
-    if "settings" in parts:
-        before = theirs["settings"] or {}
-        changed = [name for name, value in mine["settings"].items() if before.get(name) != value]
-        parts[-1] = f"settings ({', '.join(changed)})"
-    return f"a run with another {' and '.join(parts) or 'plan (other versions or device)'}"
 
 
 def site_summary(sites: list[Site]) -> str:

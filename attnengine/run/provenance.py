@@ -1,4 +1,4 @@
-"""The tables that say where everything came from: ``sites``, ``windows``, ``documents``."""
+"""The tables that say where everything came from: ``sites``, ``windows``, ``documents``, and the plan's shards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 
+from attnengine.corpus.plan import Plan, squares
 from attnengine.corpus.windows import Feed
+from attnengine.errors import RunFormatError
 from attnengine.records import Site
 
 
@@ -16,6 +18,32 @@ def sites_frame(sites: Sequence[Site]) -> pd.DataFrame:
     """The table ``sites``."""
     frame = pd.DataFrame([asdict(site) for site in sites])
     return frame.astype({"window": "Int32", "softcap": "float64", "site": "int32", "layer": "int32"})
+
+
+def sites_of(table: pd.DataFrame) -> list[Site]:
+    """The sites of a table ``sites``; RunFormatError if it does not hold them."""
+    try:
+        rows = table.astype(object).where(table.notna(), None).to_dict("records")
+        found = [Site(**{str(name): value for name, value in row.items()}) for row in rows]
+    except (TypeError, ValueError) as error:
+        raise RunFormatError(f"sites.parquet does not hold sites ({error}); make the run again") from error
+    if [site.site for site in found] != list(range(len(found))) or not found:
+        raise RunFormatError("sites.parquet does not number its sites 0, 1, …; make the run again")
+    return found
+
+
+def shards_frame(feed: Feed, plan: Plan) -> pd.DataFrame:
+    """What each shard is planned to hold: batches, windows, tokens and Σ L² (what its attention costs)."""
+    windows = [np.concatenate([plan.batches[index] for index in shard]).astype(np.int64) for shard in plan.shards]
+    return pd.DataFrame(
+        {
+            "shard": np.arange(len(plan.shards), dtype=np.int32),
+            "n_batches": np.asarray([len(shard) for shard in plan.shards], np.int32),
+            "n_windows": np.asarray([len(held) for held in windows], np.int64),
+            "n_tokens": np.asarray([int(feed.n_tokens[held].sum()) for held in windows], np.int64),
+            "sum_squared_length": np.asarray([squares(feed.n_tokens[held]) for held in windows], np.int64),
+        }
+    )
 
 
 def windows_frame(feed: Feed) -> pd.DataFrame:

@@ -16,17 +16,18 @@ class RunSettings:
     window: int | None = None  # tokens a window, special ones included; None: min(model positions, 1024)
     stride: int | None = None  # content tokens from one window to the next; None: no overlap
     bos: str = "auto"  # auto | always | never
-    batch_tokens: int = 4096  # padded tokens a batch
-    shard_tokens: int = 32768  # real tokens a shard: what a kill can lose
+    batch_tokens: int | None = None  # padded tokens a batch; None: 4096, on CUDA what its free memory holds
+    shard_tokens: int = 32768  # real tokens a shard on average: what a kill can lose
     sample: int = 5000  # tokens whose q, k, v are kept
     seed: int = 0
     max_tokens: int | None = None  # stop adding windows once this many tokens are in
+    threads: int | None = None  # of torch's CPU operations, whose last bits depend on it; None: as torch has it
     keep_text: bool = True  # store the text of sampled tokens, not offsets only
 
     def __post_init__(self) -> None:
         if self.stats not in STATS:
             raise ValueError(f"stats must be {' or '.join(STATS)}, got {self.stats!r}")
-        for name in ("window", "stride", "batch_tokens", "shard_tokens", "max_tokens"):
+        for name in ("window", "stride", "batch_tokens", "shard_tokens", "max_tokens", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")

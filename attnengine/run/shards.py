@@ -7,7 +7,9 @@ of another plan is refused, never merged.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -20,38 +22,62 @@ from attnengine.errors import RunFormatError
 from attnengine.statistics.accumulate import Pilot, SiteSums
 
 
+@dataclass(frozen=True)
+class About:
+    """What a shard file says of itself beside its sums."""
+
+    seconds: float = 0.0  # how long it took
+    attempts: int = 1  # the one that worked included
+    resplit: bool = False  # a batch did not fit into memory and ran in pieces: its last bits may differ
+
+
 def shard_path(run: Path, shard: int) -> Path:
     """Where the partial sums of a shard lie."""
     return run / "shards" / f"shard-{shard:05d}.safetensors"
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], plan: str) -> None:
-    """Write tensors atomically under the digest of their plan."""
-    header = {"plan": plan, "sha256": _digest(tensors)}
-    store.write_atomic(path, save({name: value.contiguous() for name, value in tensors.items()}, metadata=header))
+def key_of(plan: str, pilots: list[Pilot]) -> str:
+    """What shards must have in common to be added up: the plan, and the centres of their second moments."""
+    return hashlib.sha256(f"{plan} {_digest(pack_pilots(pilots), '')}".encode()).hexdigest()
 
 
-def read_tensors(path: Path, plan: str) -> dict[str, Tensor]:
+def to_bytes(tensors: dict[str, Tensor], key: str, about: About) -> bytes:
+    """A shard file: tensors under a key that says what they belong to."""
+    told = json.dumps(asdict(about))
+    header = {"plan": key, "about": told, "sha256": _digest(tensors, told)}
+    return save({name: value.contiguous() for name, value in tensors.items()}, metadata=header)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], key: str) -> None:
+    """Write tensors atomically under their key."""
+    store.write_atomic(path, to_bytes(tensors, key, About()))
+
+
+def read_tensors(path: Path, key: str) -> tuple[dict[str, Tensor], About]:
     """Read tensors back; RunFormatError if they are damaged or belong to another plan."""
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no __iter__)
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise RunFormatError(f"{path} is damaged ({error}); delete it and resume, and it is made again") from error
-    if header.get("plan") != plan:
+    if header.get("plan") != key:
         raise RunFormatError(f"{path} belongs to another plan; use --overwrite to start again")
-    if header.get("sha256") != _digest(tensors):
+    told = header.get("about", "")
+    if header.get("sha256") != _digest(tensors, told):
         raise RunFormatError(f"{path} does not match its checksum; delete it and resume, and it is made again")
-    return tensors
+    try:
+        return tensors, About(**json.loads(told))
+    except (ValueError, TypeError) as error:
+        raise RunFormatError(f"{path} does not say what it is ({error}); delete it and resume") from error
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(tensors: dict[str, Tensor], told: str) -> str:
+    digest = hashlib.sha256(told.encode())
     for name in sorted(tensors):
         value = tensors[name].contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.view(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+        digest.update(value.view(-1).view(torch.uint8).numpy().data if value.numel() else b"")
     return digest.hexdigest()
 
 

@@ -164,8 +164,8 @@ def test_a_full_disk_keeps_what_was_done_and_says_so(attnengine, tiny_bert, corp
         patch.setattr(store, "write_atomic", full)
         refused(attnengine(*run, cut), "No space left", "--resume")
     assert store.read_manifest(cut)["status"] == "running"
-    with pytest.raises(RunFormatError, match="not finished"):
-        store.open_run(cut)
+    with pytest.raises(RunFormatError, match=r"no heads.parquet was merged yet; `attnengine merge .* --partial`"):
+        _ = store.open_run(cut).heads
     refused(attnengine(*run, cut), "already holds a running run")
     assert attnengine(*run, cut, "--resume")[0] == 0
     assert store.read_manifest(cut)["run_hash"] == store.read_manifest(whole)["run_hash"]
@@ -174,7 +174,7 @@ def test_a_full_disk_keeps_what_was_done_and_says_so(attnengine, tiny_bert, corp
 def test_a_damaged_shard_is_refused_on_resume(attnengine, tiny_bert, corpus, tmp_path, monkeypatch):
     run = ["run", tiny_bert, corpus, "-q", "--shard-tokens", 1000, "--sample", 0, "-o", tmp_path / "r"]
     with monkeypatch.context() as patch:
-        patch.setattr("attnengine.run.engine.finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("attnengine.run.execute.merge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         refused(attnengine(*run), "finished shards are kept", "--resume")
     shard = next((tmp_path / "r" / "shards").glob("shard-*"))
     data = bytearray(shard.read_bytes())
