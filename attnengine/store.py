@@ -6,6 +6,8 @@
       heads.parquet      (site, head): every head statistic and its standard error
       neurons.parquet    (site, head, neuron): q⊙k statistics
       profiles.parquet   (site, head, offset_lo, offset_hi): mass by signed offset; not with --stats core
+      key_tokens.parquet (site, head, rank): the tokens with most attention above what an even head gives them;
+                         not with --stats core
       patterns.npy       (site, head, 32, 32) fp32 mean pattern on relative positions; NaN where a site has fewer heads;
                          not with --stats core
       windows.parquet documents.parquet tokens.parquet      provenance; ``tokens`` is the sample
@@ -41,14 +43,14 @@ from attnengine.errors import RunFormatError
 
 FORMAT = "attnengine-run"
 FORMAT_VERSION = 2
-TABLES = ("sites", "heads", "neurons", "profiles", "windows", "documents", "tokens", "shards")
+TABLES = ("sites", "heads", "neurons", "profiles", "windows", "documents", "tokens", "shards", "key_tokens")
 ARRAYS = ("queries", "keys", "values", "row_entropy", "top_keys", "top_weights")
 STATUSES = ("running", "complete")
 #: Tables that are written when a run begins and stay as they are.
 UNMERGED = ("sites", "windows", "documents")
 SO_FAR = "so-far"  # where merges lie that are not the last
 #: What a run made with ``--stats core`` does not write.
-NOT_IN_CORE = ("profiles", "patterns")
+NOT_IN_CORE = ("profiles", "patterns", "key_tokens")
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:
@@ -100,6 +102,7 @@ class Run:
     documents = cached_property(lambda self: self._table("documents"))
     tokens = cached_property(lambda self: self._table("tokens"))
     shards = cached_property(lambda self: self._table("shards"))
+    key_tokens = cached_property(lambda self: self._table("key_tokens"))
     for _name in TABLES:  # a cached_property made from a lambda does not know its own name
         locals()[_name].__doc__ = f"The table ``{_name}``, a pandas DataFrame (columns: STATISTICS.md)."
     del _name

@@ -169,6 +169,7 @@ def run_batch(
         found = site_sums(job, site, call, batch, memory)
         check_mass(site, found)
         sums[site.site].add(found, group, job.plan.n_groups)
+        sums[site.site].tokens.add(found, streams_of(site, batch)[1])
         if len(rows):
             sample.take(site.site, call, where)
 

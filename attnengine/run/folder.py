@@ -113,6 +113,7 @@ def _write_plan(run: Path, job: Job, manifest: dict[str, Any]) -> None:
         "windows": provenance.windows_frame(job.feed),
         "documents": provenance.documents_frame(job.feed),
         "shards/plan": provenance.shards_frame(job.feed, job.plan),
+        "shards/vocabulary": provenance.vocabulary_frame(job.loaded.tokenizer),
         "shards/tokens": job.feed.describe(job.plan.sample_window, job.plan.sample_position, text=text),
     }
     for name, frame in start.items():

@@ -27,6 +27,7 @@ from attnengine.run.sampling import Sample
 from attnengine.run.shards import About
 from attnengine.statistics import tables
 from attnengine.statistics.accumulate import SiteSums
+from attnengine.statistics.key_tokens import key_tokens_table
 from attnengine_kernels.sums import profile_edges
 
 
@@ -116,6 +117,8 @@ class _Merge:
             edges = profile_edges(self.plan.manifest["corpus"]["longest_window"])
             store.write_table(where, "profiles", tables.profiles_table(sites, self.sums, edges))
             store.write_array(where, Path("patterns.npy"), tables.patterns_array(sites, self.sums))
+            counted = [one.tokens for one in self.sums]
+            store.write_table(where, "key_tokens", key_tokens_table(sites, counted, self.plan.vocabulary))
         return heads
 
     def _write_sample(self, where: Path) -> None:

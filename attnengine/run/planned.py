@@ -24,6 +24,7 @@ class Planned:
     sites: list[Site]
     shards: pd.DataFrame  # one row per shard, as planned
     tokens: pd.DataFrame  # the whole sample
+    vocabulary: pd.DataFrame  # how each token id is written
     pilots: list[Pilot]
 
     @property
@@ -75,5 +76,6 @@ def planned(run: Path) -> Planned:
         provenance.sites_of(store.read_table(run, "sites")),
         store.read_table(run / "shards", "plan"),
         store.read_table(run / "shards", "tokens"),
+        store.read_table(run / "shards", "vocabulary"),
         shards.unpack_pilots(packed),
     )

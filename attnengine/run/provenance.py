@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -72,3 +73,14 @@ def documents_frame(feed: Feed) -> pd.DataFrame:
             "label": pd.Series([document.label for document in feed.documents], dtype=object),
         }
     )
+
+
+def vocabulary_frame(tokenizer: Any) -> pd.DataFrame:
+    """How every entry of the vocabulary is written (token_id, text); of an image processor, which has none, no row.
+
+    A piece of a character is no text of its own: it is shown as the tokenizer stores it.
+    """
+    pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer))) if hasattr(tokenizer, "is_fast") else []
+    texts = tokenizer.batch_decode([[i] for i in range(len(pieces))]) if pieces else []
+    shown = [piece if "\ufffd" in text else text for piece, text in zip(pieces, texts, strict=True)]
+    return pd.DataFrame({"token_id": np.arange(len(shown), dtype=np.int64), "text": pd.Series(shown, dtype=object)})

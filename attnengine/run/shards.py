@@ -103,7 +103,10 @@ def unpack_sums(tensors: dict[str, Tensor], pilots: list[Pilot], n_groups: int) 
             full = torch.zeros((n_groups, *value.shape[1:]), dtype=value.dtype)
             full[groups] = value
             value = full
-        getattr(sums[int(site)], kind)[statistic] = value
+        if kind == "tokens":
+            setattr(sums[int(site)].tokens, statistic, value)
+        else:
+            getattr(sums[int(site)], kind)[statistic] = value
     return sums
 
 

@@ -1,10 +1,11 @@
 """Adding kernel sums over windows into document groups, in fp64, so that they can be merged and stored.
 
-Three kinds of numbers, and nothing else:
+Four kinds of numbers, and nothing else:
 
     grouped    (groups, ...)  added per document group: values *and* their clustered errors come from these
     pooled     (...)          added over all windows: mean patterns, which carry no error
     extreme    (...)          minimum or maximum over all windows
+    tokens     (tokens, ...)  added per vocabulary entry: attention received, see :mod:`.key_tokens`
 
 Second moments arrive about each window's own mean and leave about a fixed pilot c of their site and head:
 Σ(x − c)² = M2 + n (mean − c)². The pilot makes them additive without losing the digits that a raw Σx² would.
@@ -17,6 +18,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from attnengine.statistics.key_tokens import KeyTokens
+from attnengine_kernels.sums import PER_KEY
 
 Sums = dict[str, Tensor]
 
@@ -87,10 +91,16 @@ class SiteSums:
     grouped: Sums = field(default_factory=dict)
     pooled: Sums = field(default_factory=dict)
     extremes: Sums = field(default_factory=dict)
+    tokens: KeyTokens = field(default_factory=KeyTokens)
 
     def add(self, sums: Mapping[str, Tensor], group: Tensor, n_groups: int) -> None:
-        """Add one batch: ``sums`` (windows, ...) from the kernels, ``group`` (windows,) int64."""
+        """Add one batch: ``sums`` (windows, ...) from the kernels, ``group`` (windows,) int64.
+
+        What the kernels give per key is left to ``tokens.add``, which knows what the keys are.
+        """
         for name, value in shifted(sums, self.pilot).items():
+            if name in PER_KEY:
+                continue
             if name in POOLED:
                 self._merge(self.pooled, name, value.sum(0), torch.add)
             elif name in MINIMA:
@@ -110,6 +120,7 @@ class SiteSums:
             self._merge(self.pooled, name, value, torch.add)
         for name, value in other.extremes.items():
             self._merge(self.extremes, name, value, torch.minimum if name in MINIMA else torch.maximum)
+        self.tokens.merge(other.tokens)
 
     @staticmethod
     def _merge(store: Sums, name: str, value: Tensor, how) -> None:  # type: ignore[no-untyped-def]
@@ -120,3 +131,4 @@ class SiteSums:
         for kind in ("grouped", "pooled", "extremes"):
             for name, value in getattr(self, kind).items():
                 yield f"{prefix}.{kind}.{name}", value
+        yield from self.tokens.tensors(f"{prefix}.tokens").items()

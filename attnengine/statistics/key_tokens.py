@@ -68,12 +68,12 @@ class KeyTokens:
 
 
 def key_tokens_table(
-    sites: Sequence[Site], counted: Sequence[KeyTokens], names: Mapping[int, str] | None, kept: int = KEPT
+    sites: Sequence[Site], counted: Sequence[KeyTokens], vocabulary: pd.DataFrame, kept: int = KEPT
 ) -> pd.DataFrame:
     """The table ``key_tokens``: of every head the ``kept`` tokens with most attention above expectation, by rank.
 
-    ``share`` and ``expected_share`` are parts of all attention on keys, ``lift`` their ratio. ``names`` (token id ->
-    text) None leaves the text out. Heads whose sums are not finite have no rows.
+    ``share`` and ``expected_share`` are parts of all attention on keys, ``lift`` their ratio. ``vocabulary``
+    (token_id, text) says how tokens are written. Heads whose sums are not finite have no rows.
     """
     frames = [_head_rows(site, head, one, kept) for site, one in zip(sites, counted, strict=True)
               for head in _finite_heads(one)]  # fmt: skip
@@ -82,8 +82,7 @@ def key_tokens_table(
     if not frames:
         return pd.DataFrame(columns=columns)
     table = pd.concat(frames, ignore_index=True)
-    table["text"] = pd.Series([names.get(one) if names else None for one in table.token_id], dtype=object)
-    return table[columns]
+    return table.merge(vocabulary, on="token_id", how="left")[columns]
 
 
 def _finite_heads(one: KeyTokens) -> list[int]:

@@ -85,6 +85,7 @@ from __future__ import annotations
 
 EXACT_OFFSETS = 128
 PATTERN_BINS = 32
+PER_KEY = ("received", "received_fair")  # the sums that have one number a key
 RECEIVED_MIN_ROWS = 8  # a key seen by fewer rows stays out of received_gini
 
 STATS = ("all", "core")

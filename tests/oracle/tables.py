@@ -77,6 +77,22 @@ def profiles_like(case: Case, oracle: Oracle, bins: list[tuple[int, int]]) -> pd
     return pd.DataFrame(rows)
 
 
+def token_mass(one: Oracle, case: Case, number: int, head: int) -> dict[int, tuple[int, float, float]]:
+    """token id -> (keys that a row sees, Σ 1/n_i, Σ p) of one head, pair by pair."""
+    layer, found = case.layers[number], {}
+    for window, call in zip(one.windows, one.calls, strict=True):
+        queries = window.streams[layer.stack]
+        keys = window.streams["encoder" if layer.kind == "cross" else layer.stack]
+        seen = call[number][head].visible & np.array(queries.counted)[:, None]  # (q, k)
+        fair = (seen / np.maximum(seen.sum(1, keepdims=True), 1)).sum(0)
+        received = np.where(seen, call[number][head].pattern, 0).sum(0)
+        for j in np.flatnonzero(seen.any(0)):
+            assert keys.ids is not None
+            n, expected, mass = found.get(keys.ids[j], (0, 0.0, 0.0))
+            found[keys.ids[j]] = (n + 1, expected + fair[j], mass + received[j])
+    return found
+
+
 def deviations(found: pd.DataFrame, expected: pd.DataFrame, keys: list[str]) -> dict[str, float]:
     """For each column the largest |a − b| / max(|b|, u); infinite where only one side is null."""
     assert set(found.columns) == set(expected.columns)

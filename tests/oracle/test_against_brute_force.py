@@ -12,7 +12,7 @@ import pytest
 
 from tests.oracle.estimates import profile_bin
 from tests.oracle.models import CASES, GPT2
-from tests.oracle.tables import deviation, deviations, profiles_like
+from tests.oracle.tables import deviation, deviations, profiles_like, token_mass
 
 AGREE = 1e-4  # STATISTICS.md, "Agreement in tests"
 HEAD = ["site", "layer", "kind", "stack", "head"]
@@ -72,6 +72,30 @@ def test_profiles_sum_to_what_the_learned_sink_leaves(name, measured):
     heads = one.run.heads[one.run.heads.kind == "self"].set_index(["site", "head"])
     whole = one.run.profiles.groupby(["site", "head"]).mass.sum()
     np.testing.assert_allclose(whole, 1 - heads.learned_sink_mass.fillna(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.grid is None])
+def test_the_tokens_a_head_attends_to_equal_brute_force(name, measured):
+    one = measured(name)
+    table = one.run.key_tokens
+    assert set(zip(table.site, table["head"], strict=True)) == set(zip(one.run.heads.site, one.run.heads["head"],
+                                                                       strict=True))  # fmt: skip
+    for (site, head), rows in table.groupby(["site", "head"]):
+        truth = token_mass(one.oracle, one.case, site, head)
+        whole, even = sum(mass for _, _, mass in truth.values()), sum(fair for _, fair, _ in truth.values())
+        excess = sorted((mass / whole - fair / even for _, fair, mass in truth.values()), reverse=True)[: len(rows)]
+        np.testing.assert_allclose(rows.share - rows.expected_share, excess, atol=1e-6)  # the best ones, in order
+        told = np.array([truth[token] for token in rows.token_id])
+        np.testing.assert_array_equal(rows.n_keys, told[:, 0])
+        np.testing.assert_allclose(rows.expected_share, told[:, 1] / even, rtol=1e-9)
+        np.testing.assert_allclose(rows.mass, told[:, 2], rtol=AGREE, atol=1e-5)
+        np.testing.assert_allclose(rows.lift, told[:, 2] / whole / (told[:, 1] / even), rtol=1e-3, atol=1e-4)
+
+
+def test_a_token_is_shown_as_it_is_written(measured):
+    table = measured("minilm").run.key_tokens
+    assert {"[SEP]", "[CLS]"} & set(table.text)
+    assert table.text.map(type).eq(str).all()
 
 
 @models

@@ -104,7 +104,9 @@ def test_a_core_run_says_what_it_lacks(made):
     assert core.manifest["settings"]["stats"] == "core"
     assert core.verify() == []
     files = {entry["path"] for entry in made["all"].manifest["files"]}
-    assert files - {entry["path"] for entry in core.manifest["files"]} == {"profiles.parquet", "patterns.npy"}
+    assert files - {entry["path"] for entry in core.manifest["files"]} == {
+        "profiles.parquet", "patterns.npy", "key_tokens.parquet"
+    }  # fmt: skip
     for name in ("profiles", "patterns"):
         with pytest.raises(RunFormatError, match=f"made with --stats core, which keeps no {name}"):
             getattr(core, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from attnengine.statistics.key_tokens import KeyTokens, key_tokens_table
 from attnengine_kernels import AttentionCall, TokenFacts, head_sums, reference
 from tests.kernels.oracles import make_facts, random_call
 
+WORDS = pd.DataFrame({"token_id": [3, 5], "text": ["the", "of"]})
 SITE = Site(0, "m", 0, "", "self", 0, 4, 2, 8, 8, 0.35, None, None, False, False)
 
 
@@ -84,7 +86,7 @@ def test_the_table_ranks_tokens_by_attention_above_expectation() -> None:
         expected=torch.tensor([5.0, 3.0, 2.0], dtype=torch.float64),
         mass=torch.tensor([[4.0, 0.0], [5.0, float("nan")], [1.0, 0.0]], dtype=torch.float64),
     )
-    table = key_tokens_table([SITE], [found], {3: "the", 5: "of"}, kept=2)
+    table = key_tokens_table([SITE], [found], WORDS, kept=2)
     assert table[["head", "rank", "token_id", "text"]].to_numpy().tolist() == [[0, 0, 5, "of"], [0, 1, 3, "the"]]
     assert table.share.tolist() == [0.5, 0.4]
     assert table.lift.tolist() == pytest.approx([0.5 / 0.3, 0.4 / 0.5])
@@ -96,4 +98,4 @@ def test_pictures_have_no_tokens_and_an_empty_table_keeps_its_columns() -> None:
     found = KeyTokens()
     found.add(head_sums(call, pictures, pictures), pictures)
     assert found.tensors("x") == {}
-    assert list(key_tokens_table([SITE], [found], None).columns[:5]) == ["site", "layer", "kind", "stack", "head"]
+    assert list(key_tokens_table([SITE], [found], WORDS).columns[:5]) == ["site", "layer", "kind", "stack", "head"]
