@@ -11,9 +11,10 @@ import torch
 
 from attnengine.errors import PlanError
 from attnengine.model.load import LoadedModel
+from attnengine.run.describe import on_disk, share_of
 from attnengine.run.dispatch import Alone, Crew, work_off
 from attnengine.run.engine import Job
-from attnengine.run.merge import covered, merge
+from attnengine.run.merge import merge
 from attnengine.run.planned import Planned, planned
 from attnengine.run.progress import Reporter
 
@@ -97,11 +98,8 @@ def _crew(
 def _end(run: Path, plan: Planned, crewing: Crewing, reporter: Reporter) -> None:
     """Merge if nothing is left to do; else others are still at it."""
     if not plan.settled() and crewing.joins:
-        done = plan.done()
-        held = int(plan.shards.n_tokens[done].sum())
-        coverage = {"shards": len(done), "shards_planned": len(plan.shards), "tokens": held}
-        coverage["tokens_planned"] = int(plan.shards.n_tokens.sum())
-        reporter.say(f"this share is done; {covered(coverage)} are on disk, and who comes last merges them")
+        done = share_of(on_disk(run, {}))
+        reporter.say(f"this share is done; {done} are on disk, and who comes last merges them")
         return
     reporter.say("merging shards and writing tables")
     merge(run, reporter)

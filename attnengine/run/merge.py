@@ -21,6 +21,7 @@ from attnengine import disk, store
 from attnengine.errors import PlanError, RunFormatError
 from attnengine.records import Site, head_name
 from attnengine.run import failures, sampling, shards
+from attnengine.run.describe import share_of
 from attnengine.run.planned import Planned, planned
 from attnengine.run.progress import Reporter
 from attnengine.run.sampling import Sample
@@ -184,7 +185,7 @@ class _Merge:
     def _warnings(self, coverage: dict[str, int]) -> list[str]:
         told = []
         if coverage["shards"] < coverage["shards_planned"]:
-            told.append(f"the tables hold {covered(coverage)}")
+            told.append(f"the tables hold {share_of(coverage)}")
         resplit = [shard for shard, about in self.about.items() if about.resplit]
         if resplit:
             told.append(
@@ -192,12 +193,6 @@ class _Merge:
                 "another run may differ in the last bits"
             )
         return told
-
-
-def covered(coverage: dict[str, int]) -> str:
-    """``12 of 40 shards, 31.0 % of the tokens``."""
-    share = 100 * coverage["tokens"] / max(coverage["tokens_planned"], 1)
-    return f"{coverage['shards']} of {coverage['shards_planned']} shards, {share:.1f} % of the tokens"
 
 
 def _collect(sample: Sample, tensors: dict[str, torch.Tensor]) -> None:

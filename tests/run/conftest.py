@@ -1,12 +1,16 @@
-"""A tiny BERT on disk, with a real WordPiece tokenizer: small enough to run in every test."""
+"""A tiny BERT on disk, with a real WordPiece tokenizer: small enough to run in every test; and a run in shards."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, BertModel
 
+from attnengine import store
 from attnengine.bundled import bundled_model
+from attnengine.cli import main
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +35,42 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = (" ".join(words[(i * 7 + j) % len(words)] for j in range(20 + 7 * i)) for i in range(40))
     path.write_text("".join(f'{{"text": "{line}"}}\n' for line in lines))
     return path
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Run the command line in this process: (exit code, what it said on stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["attnengine", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return int(stopped.value.code or 0), capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def seven(tiny_bert: Path, corpus: Path) -> list[object]:
+    """The arguments of a run of seven shards, the output folder left out."""
+    options = ["--shard-tokens", 1000, "--batch-tokens", 300, "--sample", 300, "--window", 40, "--threads", 1]
+    return ["run", tiny_bert, corpus, *options, "-o"]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(seven: list[object], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That run, made in one go by one process."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "r"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["attnengine", *map(str, [*seven, folder, "-q"])])
+        with pytest.raises(SystemExit, match="0"):
+            main()
+    return folder
+
+
+def same_numbers(one: Path, other: Path) -> bool:
+    """Whether two complete runs hold the same bytes in every table and array but ``shards``."""
+    first, second = (store.open_run(path) for path in (one, other))
+    assert first.manifest["status"] == second.manifest["status"] == "complete"
+    assert first.verify() == second.verify() == []
+    return bool(first.manifest["run_hash"] == second.manifest["run_hash"])
