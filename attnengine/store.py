@@ -11,6 +11,8 @@
       windows.parquet documents.parquet tokens.parquet      provenance; ``tokens`` is the sample
       arrays/site-000/queries.npy (n, H, D)  keys.npy (n, Hkv, D)  values.npy (n, Hkv, Dv)  row_entropy.npy (n, H)
                       top_keys.npy top_weights.npy (n, H, 16)      row = row of ``tokens``
+      head_types.parquet (site, head): scores, nulls, intervals and q-values of head types; derived from the sample,
+                         so not with --sample 0
       shards/            partial sums while the run grows (safetensors, checksummed)
 
 Nothing here is pickled, every file is written under a temporary name, synced and renamed, and every path of the
@@ -38,6 +40,8 @@ FORMAT = "attnengine-run"
 FORMAT_VERSION = 1
 TABLES = ("sites", "heads", "neurons", "profiles", "windows", "documents", "tokens")
 ARRAYS = ("queries", "keys", "values", "row_entropy", "top_keys", "top_weights")
+#: Tables made from what a run keeps, each under settings of its own: they can be made again and leave the run's hash.
+DERIVED = ("head_types",)
 STATUSES = ("running", "complete")
 #: What a run made with ``--stats core`` does not write.
 NOT_IN_CORE = ("profiles", "patterns")
@@ -75,15 +79,48 @@ class Run:
         return "core" if isinstance(settings, dict) and settings.get("stats") == "core" else "all"
 
     sites = cached_property(lambda self: self._table("sites"))
-    heads = cached_property(lambda self: self._table("heads"))
     neurons = cached_property(lambda self: self._table("neurons"))
     profiles = cached_property(lambda self: self._table("profiles"))
     windows = cached_property(lambda self: self._table("windows"))
     documents = cached_property(lambda self: self._table("documents"))
     tokens = cached_property(lambda self: self._table("tokens"))
-    for _name in TABLES:  # a cached_property made from a lambda does not know its own name
+    for _name in (
+        name for name in TABLES if name != "heads"
+    ):  # a cached_property made from a lambda does not know its own name
         locals()[_name].__doc__ = f"The table ``{_name}``, a pandas DataFrame (columns: STATISTICS.md)."
     del _name
+
+    @cached_property
+    def heads(self) -> pd.DataFrame:
+        """The table ``heads``, a pandas DataFrame; with the columns of ``head_types`` where the run has them."""
+        heads = self._table("heads")
+        if "head_types" not in self._derived:
+            return heads
+        types = self.head_types
+        known = [name for name in types.columns if name in heads.columns and name not in ("site", "head")]
+        try:
+            return heads.merge(types.drop(columns=known), on=["site", "head"], how="left", validate="1:1")
+        except (KeyError, ValueError) as error:  # a MergeError is a ValueError
+            message = f"{self.path}/head_types.parquet does not fit heads.parquet ({error}); make the run again"
+            raise RunFormatError(message) from error
+
+    @cached_property
+    def head_types(self) -> pd.DataFrame:
+        """The table ``head_types``, estimated from the sampled rows (STATISTICS.md, "Head types").
+
+        RunFormatError if the run has none.
+        """
+        if "head_types" not in self._derived:
+            raise RunFormatError(
+                f"{self.path} has no head types: they are estimated from sampled rows, and it was made with --sample 0 "
+                "or by an older release; make the run again"
+            )
+        return read_table(self.path, "head_types")
+
+    @property
+    def _derived(self) -> dict[str, Any]:
+        derived = self.manifest.get("derived")
+        return derived if isinstance(derived, dict) else {}
 
     @cached_property
     def patterns(self) -> np.ndarray:
@@ -151,7 +188,7 @@ class Run:
     def verify(self) -> list[str]:
         """Compare every file with the SHA-256 in the manifest; a list of what is wrong, empty if nothing is."""
         wrong = []
-        for entry in self.manifest.get("files", []):
+        for entry in [*self.manifest.get("files", []), *self._derived.values()]:
             path = inside(self.path, entry["path"])
             if not path.is_file():
                 wrong.append(f"{entry['path']} is missing")
@@ -261,6 +298,16 @@ def write_table(run: Path, name: str, frame: pd.DataFrame) -> None:
     write_atomic(run / f"{name}.parquet", sink.getvalue().to_pybytes())
 
 
+def write_derived(
+    run: Path, manifest: dict[str, Any], name: str, frame: pd.DataFrame, settings: dict[str, Any]
+) -> None:
+    """Write a derived table and enter it, with its settings and their hash, into ``manifest`` (not yet written)."""
+    write_table(run, name, frame)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    entry = {**_entry(run, run / f"{name}.parquet"), "settings": settings, "settings_hash": digest}
+    manifest["derived"] = manifest.get("derived", {}) | {name: entry}
+
+
 def write_array(run: Path, relative: Path, array: np.ndarray) -> None:
     """Write a C-ordered array as ``.npy``, atomically, without pickle."""
     buffer = io.BytesIO()
@@ -269,13 +316,14 @@ def write_array(run: Path, relative: Path, array: np.ndarray) -> None:
 
 
 def list_files(run: Path) -> list[dict[str, Any]]:
-    """What the manifest says of every table and array: path, bytes, SHA-256."""
+    """What the manifest says of every table and array but the derived ones: path, bytes, SHA-256."""
     paths = sorted(path for path in run.rglob("*") if path.suffix in (".parquet", ".npy"))
-    return [
-        {"path": path.relative_to(run).as_posix(), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        for path in paths
-        if "shards" not in path.relative_to(run).parts
-    ]
+    kept = (path for path in paths if "shards" not in path.relative_to(run).parts and path.stem not in DERIVED)
+    return [_entry(run, path) for path in kept]
+
+
+def _entry(run: Path, path: Path) -> dict[str, Any]:
+    return {"path": path.relative_to(run).as_posix(), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
 
 def hash_files(files: list[dict[str, Any]]) -> str:

@@ -22,7 +22,7 @@ from attnengine.errors import CaptureError, UnsupportedModelError
 from attnengine.model.capture import Capture
 from attnengine.model.load import LoadedModel
 from attnengine.records import Site, head_name
-from attnengine.run import provenance, sampling, shards
+from attnengine.run import provenance, sampling, shards, types
 from attnengine.run.progress import Reporter
 from attnengine.run.sampling import Sample
 from attnengine.statistics import tables
@@ -121,6 +121,8 @@ def run_batch(
         sums[site.site].add(found, group, job.plan.n_groups)
         if len(rows):
             sample.take(site.site, call, where)
+            facts, length = streams_of(site, batch), job.max_length
+            types.add_rows(sums[site.site], site, call, facts, where, group, job.plan.n_groups, length)
 
     capture.forward(batch.inputs, on_call)
     if len(rows):
@@ -183,6 +185,7 @@ def finish(job: Job, run: Path, manifest: dict[str, Any], pilots: list[Pilot], r
         collect_sample(sample, tensors)
     write_tables(job, run, sums, keep_text=manifest["settings"]["keep_text"])
     write_sample(job, run, sample)
+    types.write_table(run, manifest, job.sites, sums, reporter)
     note_bad_heads(job.sites, run, manifest, reporter)
     manifest["timings"]["merge_seconds"] = round(time.perf_counter() - started, 3)
     manifest["finished"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,80 @@
+"""Head types of a run: their sums while it runs, their table at its end, and that table again under other settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from attnengine import store
+from attnengine.errors import RunFormatError
+from attnengine.records import Site
+from attnengine.run import shards
+from attnengine.run.progress import Reporter
+from attnengine.statistics.accumulate import Pilot, SiteSums
+from attnengine.statistics.head_types import TypeSettings, types_table
+from attnengine.statistics.type_sums import type_sums
+from attnengine_kernels import AttentionCall, TokenFacts
+
+PREFIX = "type_"  # of the grouped sums that the table is made from
+
+
+def add_rows(
+    sums: SiteSums,
+    site: Site,
+    call: AttentionCall,
+    facts: tuple[TokenFacts, TokenFacts],
+    where: Tensor,
+    group: Tensor,
+    n_groups: int,
+    max_length: int,
+) -> None:
+    """Add the sampled rows ``where`` (n, 2) int64 (row of batch, position) of one attention call to ``sums``.
+
+    ``facts`` are those of the queries' and the keys' stream, ``group`` (b,) int64 the group of each window.
+    """
+    windows, found = type_sums(call, *facts, where, cross=site.kind == "cross", max_length=max_length)
+    sums.add(found, group[windows], n_groups)
+
+
+def write_table(
+    run: Path, manifest: dict[str, Any], sites: Sequence[Site], sums: Sequence[SiteSums], reporter: Reporter
+) -> None:
+    """Write ``head_types`` and say in ``manifest`` how it was made; without sampled rows, say that there is none."""
+    if not any(f"{PREFIX}rows" in one.grouped for one in sums):
+        reporter.say("no head types: they are estimated from the sample, and this run keeps none (--sample 0)")
+        return
+    settings = TypeSettings()
+    store.write_derived(run, manifest, "head_types", types_table(sites, sums, settings), asdict(settings))
+
+
+def remake_table(run: Path, settings: TypeSettings) -> None:
+    """Make ``head_types`` of a finished run again, under other settings, from the sums in its shards.
+
+    Raises RunFormatError if the run is not finished, keeps no shards or was made without a sample.
+    """
+    opened = store.open_run(run)
+    fields = Site.__dataclass_fields__
+    rows = opened.sites.astype(object).where(opened.sites.notna(), None).to_dict("records")
+    sites = [Site(**{name: row[name] for name in fields}) for row in rows]
+    sums = stored_sums(run, opened.manifest, sites)
+    if not any(one.grouped for one in sums):
+        raise RunFormatError(f"{run} keeps no sums for head types: make it again, with --sample above 0")
+    store.write_derived(run, opened.manifest, "head_types", types_table(sites, sums, settings), asdict(settings))
+    store.write_manifest(run, opened.manifest)
+
+
+def stored_sums(run: Path, manifest: dict[str, Any], sites: Sequence[Site], prefix: str = PREFIX) -> list[SiteSums]:
+    """The grouped sums whose names begin with ``prefix``, folded over the run's shards in order."""
+    sums = [SiteSums(Pilot.zero(site.n_heads, site.d_qk)) for site in sites]
+    for path in sorted((run / "shards").glob("shard-*.safetensors")):
+        tensors = shards.read_tensors(path, manifest["plan"])
+        wanted = {name: value for name, value in tensors.items() if f".grouped.{prefix}" in name}
+        pilots = [one.pilot for one in sums]
+        found = shards.unpack_sums(wanted | {"groups": tensors["groups"]}, pilots, manifest["corpus"]["groups"])
+        for mine, other in zip(sums, found, strict=True):
+            mine.merge(other)
+    return sums
