@@ -54,6 +54,8 @@ def type_sums(
     rows = rows[queries.counted[rows[:, 0], rows[:, 1]]]
     windows = torch.unique(rows[:, 0])  # (w,) ascending
     total: Sums = {}
+    if not len(rows):
+        return windows.cpu(), total
     with torch.no_grad():
         for part in pattern_rows(call, rows):
             for name, value in _part_sums(part, queries, keys, windows, cross, max_length).items():
@@ -77,9 +79,7 @@ def _part_sums(
         near = placed & (offset.abs() < EXACT_OFFSETS)
     found = _row_sums(part, masks, near)
     mine = (windows[:, None] == part.window[None, :]).double()  # (w, n): a product adds in a fixed order
-    sums = {
-        name: (mine @ value.reshape(len(mine.T), -1)).reshape(-1, *value.shape[1:]) for name, value in found.items()
-    }
+    sums = {name: _per_window(mine, value) for name, value in found.items()}
     if not cross:
         spread = (found["_m"] / found["_n"].clamp(min=1)[:, None]).to(part.p.dtype)  # (n, h)
         sums |= _by_offset(part, position, keys, masks | {"outside": placed}, spread, windows, max_length)
