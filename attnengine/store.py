@@ -14,6 +14,8 @@
       shards.parquet     one row per piece of work: what it holds, whether it is in the tables, attempts, seconds
       arrays/site-000/queries.npy (n, H, D)  keys.npy (n, Hkv, D)  values.npy (n, Hkv, Dv)  row_entropy.npy (n, H)
                       top_keys.npy top_weights.npy (n, H, 16)      row = row of ``tokens``
+      head_types.parquet (site, head): scores, nulls, intervals and q-values of head types; derived from the sample,
+                         so not with --sample 0
       shards/            what a run needs to go on and to be merged: plan.json (the manifest as it began), plan.parquet,
                          tokens.parquet, pilot.safetensors, shard-00000.safetensors (partial sums), shard-00000.failed
       so-far/1/          while shards are missing: the tables and arrays of those that are there; the manifest says
@@ -28,6 +30,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +48,8 @@ FORMAT = "attnengine-run"
 FORMAT_VERSION = 2
 TABLES = ("sites", "heads", "neurons", "profiles", "windows", "documents", "tokens", "shards", "key_tokens")
 ARRAYS = ("queries", "keys", "values", "row_entropy", "top_keys", "top_weights")
+#: Tables made from what a run keeps, each under settings of its own: they can be made again and leave the run's hash.
+DERIVED = ("head_types",)
 STATUSES = ("running", "complete")
 #: Tables that are written when a run begins and stay as they are.
 UNMERGED = ("sites", "windows", "documents")
@@ -70,7 +75,9 @@ class Run:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.manifest: dict[str, Any] = read_manifest(path)
-        self._listed: dict[str, str] = {entry["path"]: entry["sha256"] for entry in self.manifest.get("files", [])}
+        self._derived: dict[str, Any] = self.manifest.get("derived", {})
+        entries = [*self.manifest.get("files", []), *self._derived.values()]
+        self._listed: dict[str, str] = {entry["path"]: entry["sha256"] for entry in entries}
         self._checked: set[str] = set()
 
     def __repr__(self) -> str:
@@ -95,7 +102,6 @@ class Run:
         return "core" if isinstance(settings, dict) and settings.get("stats") == "core" else "all"
 
     sites = cached_property(lambda self: self._table("sites"))
-    heads = cached_property(lambda self: self._table("heads"))
     neurons = cached_property(lambda self: self._table("neurons"))
     profiles = cached_property(lambda self: self._table("profiles"))
     windows = cached_property(lambda self: self._table("windows"))
@@ -103,9 +109,36 @@ class Run:
     tokens = cached_property(lambda self: self._table("tokens"))
     shards = cached_property(lambda self: self._table("shards"))
     key_tokens = cached_property(lambda self: self._table("key_tokens"))
-    for _name in TABLES:  # a cached_property made from a lambda does not know its own name
+    for _name in set(TABLES) - {"heads"}:  # a cached_property made from a lambda does not know its own name
         locals()[_name].__doc__ = f"The table ``{_name}``, a pandas DataFrame (columns: STATISTICS.md)."
     del _name
+
+    @cached_property
+    def heads(self) -> pd.DataFrame:
+        """The table ``heads``, a pandas DataFrame; with the columns of ``head_types`` where the run has them."""
+        heads = self._table("heads")
+        if "head_types" not in self._derived:
+            return heads
+        types = self.head_types
+        known = [name for name in types.columns if name in heads.columns and name not in ("site", "head")]
+        try:
+            return heads.merge(types.drop(columns=known), on=["site", "head"], how="left", validate="1:1")
+        except (KeyError, ValueError) as error:  # a MergeError is a ValueError
+            message = f"{self.path}/head_types.parquet does not fit heads.parquet ({error}); make the run again"
+            raise RunFormatError(message) from error
+
+    @cached_property
+    def head_types(self) -> pd.DataFrame:
+        """The table ``head_types``, estimated from the sampled rows (STATISTICS.md, "Head types").
+
+        RunFormatError if the run has none.
+        """
+        if "head_types" not in self._derived:
+            raise RunFormatError(
+                f"{self.path} has no head types: they are estimated from sampled rows, and it was made with --sample 0 "
+                "or by an older release; make the run again"
+            )
+        return self._table("head_types")
 
     @cached_property
     def patterns(self) -> np.ndarray:
@@ -248,11 +281,13 @@ def read_manifest(run: Path, path: Path | None = None) -> dict[str, Any]:
 
 def _check_shape(path: Path, manifest: dict[str, Any]) -> None:
     """RunFormatError unless what is relied on here is what it should be: a stranger can seal a manifest, too."""
-    corpus, coverage, files = manifest.get("corpus", {}), manifest.get("coverage", {}), manifest.get("files", [])
-    if not isinstance(corpus, dict) or not isinstance(coverage, dict) or not isinstance(files, list):
-        raise RunFormatError(f"{path}: corpus, coverage and files must be objects and a list; make the run again")
+    corpus, coverage, derived = (manifest.get(name, {}) for name in ("corpus", "coverage", "derived"))
+    files = manifest.get("files", [])
+    if not all(isinstance(one, dict) for one in (corpus, coverage, derived)) or not isinstance(files, list):
+        raise RunFormatError(f"{path}: corpus, coverage and derived must be objects, files a list; make the run again")
     counts = [*coverage.values(), *(corpus.get(name, 0) for name in ("windows", "tokens"))]
-    pairs = [(entry.get("path"), entry.get("sha256")) if isinstance(entry, dict) else (None,) for entry in files]
+    pairs = [(entry.get("path"), entry.get("sha256")) if isinstance(entry, dict) else (None,)
+             for entry in [*files, *derived.values()]]  # fmt: skip
     texts = [manifest.get("tables", ""), *(text for pair in pairs for text in pair)]
     if not all(type(n) is int for n in counts) or not all(isinstance(text, str) for text in texts):
         raise RunFormatError(f"{path}: a count is no whole number or a file no path and checksum; make the run again")
@@ -270,6 +305,19 @@ def write_table(run: Path, name: str, frame: pd.DataFrame) -> None:
     write_atomic(run / f"{name}.parquet", sink.getvalue().to_pybytes())
 
 
+def write_derived(
+    run: Path, tables: str, name: str, frame: pd.DataFrame, settings: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Write a derived table into the folder of a merge ("" for the last) and return its entry for the manifest.
+
+    The entry carries the table's settings and their hash.
+    """
+    write_table(run / tables, name, frame)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    entry = _entry(run, run / tables / f"{name}.parquet")
+    return {name: entry | {"settings": settings, "settings_hash": digest}}
+
+
 def write_array(run: Path, relative: Path, array: np.ndarray) -> None:
     """Write a C-ordered array as ``.npy``, atomically, without pickle."""
     buffer = io.BytesIO()
@@ -278,20 +326,22 @@ def write_array(run: Path, relative: Path, array: np.ndarray) -> None:
 
 
 def list_files(run: Path, tables: str = "") -> list[dict[str, Any]]:
-    """What the manifest says of every table and array: path, bytes, SHA-256.
+    """What the manifest says of every table and array but the derived ones: path, bytes, SHA-256.
 
     ``tables`` names the folder of a merge that is not the last: its files, and what no merge changes.
     """
     paths = {path.relative_to(run).as_posix(): path for path in run.rglob("*") if path.suffix in (".parquet", ".npy")}
+    paths = {name: path for name, path in paths.items() if path.stem not in DERIVED}
     if tables:
         unmerged = [f"{name}.parquet" for name in UNMERGED]
         names = [name for name in paths if name in unmerged or name.startswith(f"{tables}/")]
     else:
         names = [name for name in paths if not name.startswith(("shards/", f"{SO_FAR}/"))]
-    return [
-        {"path": name, "bytes": paths[name].stat().st_size, "sha256": sha256_file(paths[name])}
-        for name in sorted(names)
-    ]
+    return [_entry(run, paths[name]) for name in sorted(names)]
+
+
+def _entry(run: Path, path: Path) -> dict[str, Any]:
+    return {"path": path.relative_to(run).as_posix(), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
 
 def hash_files(files: list[dict[str, Any]]) -> str:

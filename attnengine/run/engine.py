@@ -19,7 +19,7 @@ from attnengine.model.capture import Capture
 from attnengine.model.load import LoadedModel
 from attnengine.model.masks import DenseMaskError
 from attnengine.records import Site, head_name
-from attnengine.run import sampling, shards
+from attnengine.run import sampling, shards, types
 from attnengine.run.prefetch import batches
 from attnengine.run.sampling import Sample
 from attnengine.statistics.accumulate import Pilot, SiteSums
@@ -172,6 +172,8 @@ def run_batch(
         sums[site.site].tokens.add(found, streams_of(site, batch)[1])
         if len(rows):
             sample.take(site.site, call, where)
+            facts, length = streams_of(site, batch), job.max_length
+            types.add_rows(sums[site.site], site, call, facts, where, group, job.plan.n_groups, length)
 
     capture.forward(batch.inputs, on_call)
     if len(rows):

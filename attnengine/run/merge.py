@@ -20,7 +20,7 @@ import torch
 from attnengine import disk, store
 from attnengine.errors import PlanError, RunFormatError
 from attnengine.records import Site, head_name
-from attnengine.run import failures, sampling, shards
+from attnengine.run import failures, sampling, shards, types
 from attnengine.run.describe import share_of
 from attnengine.run.planned import Planned, planned
 from attnengine.run.progress import Reporter
@@ -105,7 +105,8 @@ class _Merge:
         heads = self._write_tables(run / folder)
         self._write_sample(run / folder)
         store.write_table(run / folder, "shards", self._shards_frame())
-        manifest = self._manifest(run, folder, heads, reporter)
+        derived = types.write_table(run, folder, self.plan.sites, self.sums, reporter)
+        manifest = self._manifest(run, folder, heads, reporter) | {"derived": derived}
         store.write_manifest(run, manifest)
         _clear(run, keep=(folder, str(before.get("tables", ""))) if not self.last else ())
 

@@ -13,6 +13,8 @@ BERTVIZ = "Vig 2019, arXiv 1906.05714"
 CLARK = "Clark et al. 2019, arXiv 1906.04341"
 OLSSON = "Olsson et al. 2022, arXiv 2209.11895"
 VIG_BELINKOV = "Vig & Belinkov 2019, arXiv 1906.04284"
+VOITA = "Voita et al. 2019, arXiv 1905.09418"
+WANG = "Wang et al. 2022, arXiv 2211.00593"
 XIAO = "Xiao et al. 2023, arXiv 2309.17453"
 KOBAYASHI = "Kobayashi et al. 2020, arXiv 2004.10102"
 ATTENTIONVIZ = "Yeh et al. 2023, arXiv 2305.03210"
@@ -23,7 +25,7 @@ class Statistic:
     """One column of a table.
 
     ``estimator`` is "ratio" (Σx/Σn over document groups), "std", "gini", "correlation", "share" (delete-one-group
-    jackknife), "variance", "extreme" or "count" (no standard error).
+    jackknife), "variance", "extreme" or "count" (no standard error), or "type" (a bootstrap interval instead).
     """
 
     name: str
@@ -44,7 +46,7 @@ class Statistic:
     @property
     def has_error(self) -> bool:
         """Whether the table carries ``<name>_se``."""
-        return self.estimator not in ("extreme", "count")
+        return self.estimator not in ("extreme", "count", "type")
 
 
 def mass(name: str, title: str, target: str, paper: str = "") -> Statistic:
@@ -182,6 +184,30 @@ _NEURONS = [
         estimator="correlation",
     ),
 ]
+
+
+def head_type(name: str, title: str, target: str, paper: str = "", formula: str = "") -> Statistic:
+    """The entry of a head type's score: by default the share of the mass outside Z that lies on its target."""
+    formula = formula or f"Σ p over {target} ∖ Z / Σ m_i, sampled rows with a target; Z = first token ∪ special tokens"
+    return Statistic(f"{name}_score", title, "share", 0.0, 1.0, formula, "head types", paper, estimator="type")
+
+
+#: Table ``head_types``: type -> its score. Null, interval and q-value are columns beside it.
+TYPES: dict[str, Statistic] = {
+    "previous_token": head_type("previous_token", "Previous-token head", "{i−1}", CLARK),
+    "next_token": head_type("next_token", "Next-token head", "{i+1}", CLARK),
+    "duplicate_token": head_type("duplicate_token", "Duplicate-token head", "{token[j] = token[i], j ≠ i}", WANG),
+    "induction": head_type("induction", "Induction head", "{token[j−1] = token[i], j ≠ i, i+1}", OLSSON),
+    "punctuation": head_type("punctuation", "Punctuation head", "{tokens of Unicode P}", CLARK),
+    "cross_sentence": head_type("cross_sentence", "Cross-sentence head", "{j in another sentence}", BERTVIZ),
+    "first_token": head_type("first_token", "First-token head", "", XIAO, "mean p on the window's first token"),
+    "special_token": head_type("special_token", "Special-token head", "", CLARK, "mean p on special tokens"),
+    "local": head_type("local", "Local head", "{0 < |i − j| ≤ 5}", VIG_BELINKOV),
+    "positional": head_type(
+        "positional", "Positional head", "", VOITA, "Σ_δ f(δ)² / mean_i Σ_j p_ij², |δ| < 128, j ∉ Z, f the mean profile"
+    ),
+    "broad": head_type("broad", "Broad head", "", CLARK, "mean over rows of entropy / log(keys), visible keys ∉ Z"),
+}
 
 HEADS: dict[str, Statistic] = {entry.name: entry for entry in _HEADS}
 NEURONS: dict[str, Statistic] = {entry.name: entry for entry in _NEURONS}

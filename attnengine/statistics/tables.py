@@ -30,12 +30,12 @@ def heads_table(sites: Sequence[Site], sums: Sequence[SiteSums], stats: str) -> 
 
     A statistic that a call does not define is null; one that the run was not asked for has no column.
     """
-    return _table(sites, [_head_columns(one, stats) for one in sums])
+    return site_table(sites, [_head_columns(one, stats) for one in sums])
 
 
 def neurons_table(sites: Sequence[Site], sums: Sequence[SiteSums], stats: str) -> pd.DataFrame:
     """One row per site, head and neuron of q⊙k."""
-    return _table(sites, [_neuron_columns(one, stats) for one in sums], axis="neuron")
+    return site_table(sites, [_neuron_columns(one, stats) for one in sums], axis="neuron")
 
 
 def profiles_table(sites: Sequence[Site], sums: Sequence[SiteSums], edges: Sequence[tuple[int, int]]) -> pd.DataFrame:
@@ -43,7 +43,7 @@ def profiles_table(sites: Sequence[Site], sums: Sequence[SiteSums], edges: Seque
     lo, hi = np.asarray(edges, dtype=np.int32).T
     kept = [(site, one) for site, one in zip(sites, sums, strict=True) if "profile" in one.grouped]
     columns = [_profile_columns(one) for _, one in kept]
-    table = _table([site for site, _ in kept], columns, axis="bin")
+    table = site_table([site for site, _ in kept], columns, axis="bin")
     bins = table.pop("bin").to_numpy()
     table.insert(5, "offset_lo", lo[bins])
     table.insert(6, "offset_hi", hi[bins])
@@ -62,7 +62,7 @@ def patterns_array(sites: Sequence[Site], sums: Sequence[SiteSums]) -> Array:
     return out
 
 
-def _table(sites: Sequence[Site], columns: Sequence[Columns], axis: str | None = None) -> pd.DataFrame:
+def site_table(sites: Sequence[Site], columns: Sequence[Columns], axis: str | None = None) -> pd.DataFrame:
     """Stack (h,) or (h, m) columns of all sites under their keys; a column a site lacks is NaN there."""
     names = list(dict.fromkeys(name for one in columns for name in one))
     frames = []

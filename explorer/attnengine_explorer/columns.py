@@ -7,17 +7,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from attnengine.statistics.catalogue import HEADS, NEURONS, Statistic
+from attnengine.statistics.catalogue import HEADS, NEURONS, TYPES, Statistic
 
 KEYS = ("site", "layer", "kind", "stack", "head", "neuron")
 #: A title in a list stays on one line; the column's own name is hostile text until it is shown inert.
 MAX_NAME = 64
+_BESIDE_SCORE = ("_lo", "_hi", "_null", "_q")  # of a head type
 _NEED_POSITIONS = ("offset_mean", "distance_mean", "self_mass", "previous_mass", "next_mass", "qk_distance_corr")
 
 
 def of_heads(heads: pd.DataFrame) -> dict[str, Statistic]:
     """The statistics of a ``heads`` table: the catalogue's in its order, then columns the catalogue does not know."""
-    return _statistics(heads, HEADS)
+    return _statistics(heads, HEADS | {entry.name: entry for entry in TYPES.values()})
 
 
 def of_neurons(neurons: pd.DataFrame) -> dict[str, Statistic]:
@@ -31,10 +32,12 @@ def _statistics(table: pd.DataFrame, catalogue: dict[str, Statistic]) -> dict[st
 
 
 def _is_extra(table: pd.DataFrame, name: str, catalogue: dict[str, Statistic]) -> bool:
-    """A numeric column that is neither a key, nor in the catalogue, nor the error or row count of another."""
+    """A numeric column that is neither a key, nor in the catalogue, nor says more about another (error, rows, null)."""
     if name in KEYS or name in catalogue or not name.isidentifier() or not name.isascii() or len(name) > MAX_NAME:
         return False
     if any(name.endswith(end) and name.removesuffix(end) in table.columns for end in ("_se", "_n")):
+        return False
+    if any(name.endswith(end) and f"{name.removesuffix(end)}_score" in table.columns for end in _BESIDE_SCORE):
         return False
     return pd.api.types.is_numeric_dtype(table[name]) and not pd.api.types.is_bool_dtype(table[name])
 

@@ -1,6 +1,9 @@
-"""The heaviest keys of chosen query rows, computed on those rows only."""
+"""The heaviest keys of chosen query rows, and their whole pattern, computed on those rows only."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,7 +11,28 @@ from torch import Tensor
 from attnengine_kernels._check import check_call, hidden_pairs
 from attnengine_kernels.call import AttentionCall
 
-ROWS_AT_ONCE = 256  # (256, h, k) scores at a time
+ROWS_AT_ONCE = 64  # (64, h, k) scores at a time: a segment of the engine's sample, and small enough for caches
+
+
+class PatternRows(NamedTuple):
+    """What attention does in a few rows, in fp32 (fp64 for fp64 inputs)."""
+
+    window: Tensor  # (n,) int64
+    position: Tensor  # (n,) int64
+    p: Tensor  # (n, h, k), with the call's own lse where it has one; 0 where hidden
+    log_p: Tensor  # (n, h, k), -inf where hidden
+    visible: Tensor  # (n, k) bool
+
+
+def pattern_rows(call: AttentionCall, rows: Tensor, at_once: int = ROWS_AT_ONCE) -> Iterator[PatternRows]:
+    """The pattern of the (window, query) pairs ``rows`` (n, 2) int64, ``at_once`` rows at a time, in their order.
+
+    Any device, results on the call's; memory O(at_once · h · k). Raises ValueError as :func:`sampled_rows` does.
+    """
+    _check_rows(call, rows)
+    for part in rows.to(call.query.device).split(at_once):
+        window, position = part.unbind(1)  # (n,)
+        yield _pattern(call, window, position)[0]
 
 
 def sampled_rows(call: AttentionCall, rows: Tensor, *, k: int = 16) -> tuple[Tensor, Tensor, Tensor]:
@@ -21,13 +45,7 @@ def sampled_rows(call: AttentionCall, rows: Tensor, *, k: int = 16) -> tuple[Ten
     scores summed in fp32 as here; others, and all other devices, take :func:`plain_rows`.
     Raises ValueError for tensors that do not fit and for rows outside the call.
     """
-    check_call(call)
-    b, _, n_query, _ = call.query.shape
-    if rows.ndim != 2 or rows.shape[1] != 2:
-        raise ValueError(f"rows: expected (n, 2) pairs of window and query, got {tuple(rows.shape)}")
-    bound = torch.tensor([b, n_query], device=rows.device)
-    if bool(((rows < 0) | (rows >= bound)).any()):
-        raise ValueError(f"rows: expected windows below {b} and queries below {n_query}, got {rows.amax(0).tolist()}")
+    _check_rows(call, rows)
     if k < 1:
         raise ValueError(f"k: expected at least 1, got {k}")
     if _on_triton(call, k):
@@ -36,6 +54,16 @@ def sampled_rows(call: AttentionCall, rows: Tensor, *, k: int = 16) -> tuple[Ten
         found = top_keys(call, rows, top=k)
         return found.weights, found.keys, found.entropy
     return plain_rows(call, rows, k)
+
+
+def _check_rows(call: AttentionCall, rows: Tensor) -> None:
+    check_call(call)
+    b, _, n_query, _ = call.query.shape
+    if rows.ndim != 2 or rows.shape[1] != 2:
+        raise ValueError(f"rows: expected (n, 2) pairs of window and query, got {tuple(rows.shape)}")
+    bound = torch.tensor([b, n_query], device=rows.device)
+    if bool(((rows < 0) | (rows >= bound)).any()):
+        raise ValueError(f"rows: expected windows below {b} and queries below {n_query}, got {rows.amax(0).tolist()}")
 
 
 def _on_triton(call: AttentionCall, k: int) -> bool:
@@ -58,25 +86,51 @@ def plain_rows(call: AttentionCall, rows: Tensor, k: int) -> tuple[Tensor, Tenso
 
 def _top(call: AttentionCall, rows: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     window, position = rows.unbind(1)  # (n,)
-    score, visible = row_scores(call, window, position)
+    found, score = _pattern(call, window, position)
+    p, visible = found.p, found.visible
     log_total = torch.logsumexp(score, dim=-1)  # (n, h), -inf where nothing is visible
-    lse = log_total
-    if call.lse is not None:
-        lse = call.lse[window, :, position].to(score.dtype)
-    elif call.sink is not None:
-        lse = torch.logaddexp(log_total, call.sink.to(score.dtype))
-    p = torch.exp(score - lse[..., None]).masked_fill(~visible[:, None], 0.0)  # (n, h, k)
     log_p_hat = score - log_total[..., None]
     p_hat = torch.exp(log_p_hat).masked_fill(~visible[:, None], 0.0)
     entropy = -(p_hat * log_p_hat.masked_fill(~visible[:, None], 0.0)).sum(dim=-1)
-    # A stable sort keeps equal weights in order of index; topk promises no order among them.
-    best = torch.sort(score, dim=-1, descending=True, stable=True).indices[..., :k]  # (n, h, <= k)
+    best = _heaviest(score, k)  # (n, h, <= k)
     weights = p.gather(-1, best)
     indices = torch.where(visible[:, None].expand_as(p).gather(-1, best), best, -1)
     missing = (0, k - best.shape[-1])
     weights = torch.nn.functional.pad(weights, missing)
     indices = torch.nn.functional.pad(indices, missing, value=-1)
     return weights.float(), indices.int(), entropy.float()
+
+
+def _heaviest(score: Tensor, k: int) -> Tensor:
+    """Indices (n, h, <= k) of the largest scores, largest first, equal ones by lower index.
+
+    topk finds them fast but promises nothing about equal scores. Where ties reach across the last place, or a score is
+    NaN, the row is sorted whole; elsewhere only the chosen ones are put in order.
+    """
+    if score.shape[-1] <= k:
+        return torch.sort(score, dim=-1, descending=True, stable=True).indices
+    value, index = score.topk(k, dim=-1)
+    index, by_index = index.sort(dim=-1)
+    value, order = value.gather(-1, by_index).sort(dim=-1, descending=True, stable=True)
+    best = index.gather(-1, order)
+    last = value[..., -1:]  # keys at -inf are hidden: which of them fill up a row does not matter
+    torn = (score == last).sum(-1) > (value == last).sum(-1)
+    torn = (torn & ~torch.isneginf(last[..., 0])) | value.isnan().any(-1)
+    if bool(torn.any()):
+        best[torn] = torch.sort(score[torn], dim=-1, descending=True, stable=True).indices[..., :k]
+    return best
+
+
+def _pattern(call: AttentionCall, window: Tensor, position: Tensor) -> tuple[PatternRows, Tensor]:
+    """The rows' pattern, and the scores (n, h, k) that it comes from."""
+    score, visible = row_scores(call, window, position)
+    if call.lse is not None:
+        lse = call.lse[window, :, position].to(score.dtype)
+    else:
+        lse = torch.logsumexp(score, dim=-1)
+        lse = lse if call.sink is None else torch.logaddexp(lse, call.sink.to(score.dtype))
+    log_p = (score - lse[..., None]).masked_fill_(~visible[:, None], -torch.inf)  # (n, h, k)
+    return PatternRows(window, position, torch.exp(log_p), log_p, visible), score
 
 
 def row_scores(call: AttentionCall, window: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,7 +144,7 @@ def row_scores(call: AttentionCall, window: Tensor, position: Tensor) -> tuple[T
         of_head = query[here].permute(1, 0, 2, 3).flatten(1, 2)  # (hkv, n_w g, d)
         product = of_head @ call.key[w].to(dtype).transpose(1, 2)  # (hkv, n_w g, k)
         score[here] = product.unflatten(1, (-1, h // hkv)).permute(1, 0, 2, 3)
-    score = call.scale * score.flatten(1, 2)  # (n, h, k)
+    score = score.flatten(1, 2).mul_(call.scale)  # (n, h, k)
     if call.softcap is not None:
         score = call.softcap * torch.tanh(score / call.softcap)
     j = torch.arange(score.shape[-1], device=score.device)
@@ -100,4 +154,4 @@ def row_scores(call: AttentionCall, window: Tensor, position: Tensor) -> tuple[T
         score = score + call.bias[window % call.bias.shape[0], :, position].to(dtype)
         if hidden is not None:
             visible = visible & ~hidden[window % hidden.shape[0], position]
-    return score.masked_fill(~visible[:, None], -torch.inf), visible
+    return score.masked_fill_(~visible[:, None], -torch.inf), visible

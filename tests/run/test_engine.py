@@ -15,7 +15,7 @@ from transformers import ViTConfig, ViTImageProcessor, ViTModel
 import attnengine as ae
 from attnengine.cli import main
 from attnengine.errors import RunFormatError
-from attnengine.statistics.catalogue import HEADS, NEURONS
+from attnengine.statistics.catalogue import HEADS, NEURONS, TYPES
 
 KEYS = {"site", "layer", "kind", "stack", "head"}
 
@@ -54,7 +54,10 @@ def run(made):
 def test_the_tables_have_every_column_of_the_contract(run):
     heads = set(HEADS) | {f"{name}_se" for name, entry in HEADS.items() if entry.has_error}
     masses = {f"{name}_n" for name in HEADS if name.endswith("_mass") and name != "value_weighted_first_mass"}
-    assert set(run.heads.columns) == KEYS | heads | masses
+    types = {f"{name}_{part}" for name in TYPES for part in ("score", "lo", "hi", "null", "q")}
+    types |= {"outside_mass", "types", "type"}
+    assert set(run.heads.columns) == KEYS | heads | masses | types
+    assert set(run.head_types.columns) == KEYS | types
     neurons = set(NEURONS) | {f"{name}_se" for name, entry in NEURONS.items() if entry.has_error}
     assert set(run.neurons.columns) == KEYS | {"neuron"} | neurons
     assert set(run.profiles.columns) == KEYS | {"offset_lo", "offset_hi", "mass", "n_rows", "mass_se"}
@@ -89,7 +92,7 @@ def test_a_core_run_has_the_columns_of_core_with_the_numbers_of_all(run, made):
     masses = [name for name in HEADS if name.endswith("_mass") and name != "value_weighted_first_mass"]
     heads = {*plain, *masses, "mass_defect_max", "n_queries", "n_pairs", "n_empty_rows"}
     heads |= {f"{name}_se" for name in [*plain, *masses]} | {f"{name}_n" for name in masses}
-    assert set(core.heads.columns) == KEYS | heads
+    assert set(core.heads.columns) == KEYS | heads | set(core.head_types.columns)
     neurons = {"qk_mean", "qk_mean_se", "qk_attended_mean", "qk_attended_mean_se"}
     assert set(core.neurons.columns) == KEYS | {"neuron"} | neurons
     for name in ("heads", "neurons"):

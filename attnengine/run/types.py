@@ -1,0 +1,82 @@
+"""Head types of a run: their sums while it runs, their table at its end, and that table again under other settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from attnengine import disk, store
+from attnengine.errors import RunFormatError
+from attnengine.records import Site
+from attnengine.run import shards
+from attnengine.run.planned import Planned, planned
+from attnengine.run.progress import Reporter
+from attnengine.statistics.accumulate import SiteSums
+from attnengine.statistics.head_types import TypeSettings, types_table
+from attnengine.statistics.type_sums import type_sums
+from attnengine_kernels import AttentionCall, TokenFacts
+
+PREFIX = "type_"  # of the grouped sums that the table is made from
+
+
+def add_rows(
+    sums: SiteSums,
+    site: Site,
+    call: AttentionCall,
+    facts: tuple[TokenFacts, TokenFacts],
+    where: Tensor,
+    group: Tensor,
+    n_groups: int,
+    max_length: int,
+) -> None:
+    """Add the sampled rows ``where`` (n, 2) int64 (row of batch, position) of one attention call to ``sums``.
+
+    ``facts`` are those of the queries' and the keys' stream, ``group`` (b,) int64 the group of each window.
+    """
+    windows, found = type_sums(call, *facts, where, cross=site.kind == "cross", max_length=max_length)
+    sums.add(found, group[windows], n_groups)
+
+
+def write_table(
+    run: Path, tables: str, sites: Sequence[Site], sums: Sequence[SiteSums], reporter: Reporter
+) -> dict[str, Any]:
+    """Write ``head_types`` into the folder of a merge; what the manifest says of it, nothing without sampled rows."""
+    if not any(f"{PREFIX}rows" in one.grouped for one in sums):
+        reporter.say("no head types: they are estimated from the sample, and this run keeps none (--sample 0)")
+        return {}
+    settings = TypeSettings()
+    return store.write_derived(run, tables, "head_types", types_table(sites, sums, settings), asdict(settings))
+
+
+def remake_table(run: Path, settings: TypeSettings) -> None:
+    """Make ``head_types`` of a finished run again, under other settings, from the sums in its shards.
+
+    Raises RunFormatError if the run is not finished, keeps no shards or was made without a sample.
+    """
+    opened, plan = store.open_run(run), planned(run)
+    if opened.manifest["status"] != "complete":
+        raise RunFormatError(f"{run} is not finished: its head types are made again with each merge")
+    sums = stored_sums(plan)
+    if not any(one.grouped for one in sums):
+        raise RunFormatError(f"{run} keeps no sums for head types: make it again, with --sample above 0")
+    with disk.locked(run):
+        made = store.write_derived(run, "", "head_types", types_table(plan.sites, sums, settings), asdict(settings))
+        derived = opened.manifest.get("derived", {}) | made
+        store.write_manifest(run, opened.manifest | {"derived": derived})
+
+
+def stored_sums(plan: Planned, prefix: str = PREFIX) -> list[SiteSums]:
+    """The grouped sums whose names begin with ``prefix``, folded over the run's shards in order."""
+    sums = [SiteSums(pilot) for pilot in plan.pilots]
+    for shard in plan.done():
+        tensors, _ = shards.read_tensors(shards.shard_path(plan.run, shard), plan.key)
+        wanted = {name: value for name, value in tensors.items() if f".grouped.{prefix}" in name}
+        n_groups = plan.manifest["corpus"]["groups"]
+        found = shards.unpack_sums(wanted | {"groups": tensors["groups"]}, plan.pilots, n_groups)
+        for mine, other in zip(sums, found, strict=True):
+            mine.merge(other)
+    return sums
