@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from attnengine.corpus.sources import Document, documents_of
+from attnengine.corpus.documents import Corpus, Document
+from attnengine.corpus.sources import documents_of
 from attnengine.model.load import LoadedModel, wrap_model
 from attnengine.run.engine import execute
 from attnengine.run.prepare import choose_device, disk_estimate, make_job, open_folder, site_summary, time_estimate
@@ -26,11 +27,12 @@ def analyze(
     quiet: bool = True,
     **settings: Any,
 ) -> Run:
-    """Run a model in memory over texts (or PIL images) and return the finished run.
+    """Run a model in memory over texts, pairs of texts or PIL images and return the finished run.
 
     model: a transformers PreTrainedModel, on the device it shall run on. tokenizer: its fast tokenizer, or image
-    processor. texts: a list of strings or images, one document each. output: the run's folder; None makes a
-    temporary one, which stays until you delete it. settings: fields of RunSettings (stats, window, seed, …).
+    processor. texts: strings, pairs (A, B) of strings, or images, one document each. output: the run's folder; None
+    makes a temporary one, which stays until you delete it. settings: fields of RunSettings (stats, window, seed,
+    token_class={"digit": "[0-9]+"}, …).
 
     Raises ModelError and its kin for a model that cannot be captured, CorpusError for texts without tokens.
     """
@@ -53,7 +55,7 @@ def analyze(
 
 def run_documents(
     loaded: LoadedModel,
-    documents: Sequence[Document],
+    documents: Iterable[Document],
     folder: Path,
     settings: RunSettings,
     *,
@@ -65,7 +67,8 @@ def run_documents(
     dry_run: bool = False,
 ) -> Run | None:
     """Plan, run and finish, the one path for every way of starting a run; ``dry_run`` stops after the plan."""
-    job, manifest = make_job(loaded, documents, settings, choose_device(device), reporter)
+    corpus_read = documents if isinstance(documents, Corpus) else Corpus(documents, source)
+    job, manifest = make_job(loaded, corpus_read, settings, choose_device(device), reporter)
     manifest["corpus"]["source"] = source
     corpus = manifest["corpus"]
     reporter.say(
