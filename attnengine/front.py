@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 
 from attnengine.corpus.sources import Document, documents_of
-from attnengine.errors import PlanError
+from attnengine.errors import ModelError, PlanError
 from attnengine.model.load import LoadedModel, wrap_model
 from attnengine.run.engine import Job
 from attnengine.run.execute import Crewing, execute, using_threads
@@ -76,7 +77,7 @@ def run_documents(
     if crewing.joins and overwrite:
         raise PlanError("--overwrite with --shards: each process would delete what the others made; delete the folder")
     chosen = _settled(folder, settings, device, crewing, overwrite)
-    with using_threads(chosen.threads):
+    with using_threads(chosen.threads), _within_memory():
         job, manifest = _planned(loaded, documents, chosen, device, source, reporter)
         if dry_run:
             reporter.say(
@@ -101,6 +102,16 @@ def run_documents(
         loaded, documents, folder, theirs, device=device, source=source, reporter=reporter, crewing=crewing,
         resume=resume, overwrite=overwrite,
     )  # fmt: skip
+
+
+@contextmanager
+def _within_memory() -> Iterator[None]:
+    """Planning needs room for one window; what runs out of memory later runs in pieces."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        told = f"not even one window fits into memory beside the model ({error})"
+        raise ModelError(f"{told}; ask for a shorter --window") from error
 
 
 def _settled(folder: Path, settings: RunSettings, device: str, crewing: Crewing, overwrite: bool) -> RunSettings:
