@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from attnengine.corpus.documents import Corpus, Document
 from attnengine.corpus.sources import documents_of
-from attnengine.errors import PlanError
+from attnengine.errors import ModelError, PlanError
 from attnengine.model.load import LoadedModel, wrap_model
 from attnengine.run.engine import Job
 from attnengine.run.execute import Crewing, execute, using_threads
@@ -79,7 +80,7 @@ def run_documents(
     if crewing.joins and overwrite:
         raise PlanError("--overwrite with --shards: each process would delete what the others made; delete the folder")
     chosen = _settled(folder, settings, device, crewing, overwrite)
-    with using_threads(chosen.threads):
+    with using_threads(chosen.threads), _within_memory():
         job, manifest = _planned(loaded, documents, chosen, device, source, reporter)
         if dry_run:
             reporter.say(
@@ -104,6 +105,16 @@ def run_documents(
         loaded, documents, folder, theirs, device=device, source=source, reporter=reporter, crewing=crewing,
         resume=resume, overwrite=overwrite,
     )  # fmt: skip
+
+
+@contextmanager
+def _within_memory() -> Iterator[None]:
+    """Planning needs room for one window; what runs out of memory later runs in pieces."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        told = f"not even one window fits into memory beside the model ({error})"
+        raise ModelError(f"{told}; ask for a shorter --window") from error
 
 
 def _settled(folder: Path, settings: RunSettings, device: str, crewing: Crewing, overwrite: bool) -> RunSettings:

@@ -6,6 +6,7 @@ hands q, k and v to the kernels while they are alive. Nothing of size L×L outli
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -75,16 +76,23 @@ def make_pilots(job: Job) -> list[Pilot]:
     if job.stats == "core":  # it has no second moments
         return [Pilot.zero(site.n_heads, site.d_qk) for site in job.sites]
     n = len(job.feed.n_tokens)
-    batch = job.feed.batch(sorted({n * i // 4 for i in range(4)}), job.device)
-    found: dict[int, Pilot] = {}
-    memory = Memory()
+    found: dict[int, list[dict[str, torch.Tensor]]] = defaultdict(list)
+    with Capture(job.loaded.model, job.sites) as capture:
+        for window in sorted({n * i // 4 for i in range(4)}):  # one by one: what fits must not depend on the plan
+            _sums_of(job, capture, window, found)
+    return [
+        Pilot.of({name: torch.cat([one[name] for one in found[site.site]]) for name in found[site.site][0]})
+        for site in job.sites
+    ]
+
+
+def _sums_of(job: Job, capture: Capture, window: int, found: dict[int, list[dict[str, torch.Tensor]]]) -> None:
+    batch, memory = job.feed.batch([window], job.device), Memory()
 
     def on_call(site: Site, call: AttentionCall) -> None:
-        found[site.site] = Pilot.of(site_sums(job, site, call, batch, memory))
+        found[site.site].append(site_sums(job, site, call, batch, memory))
 
-    with Capture(job.loaded.model, job.sites) as capture:
-        capture.forward(batch.inputs, on_call)
-    return [found[site.site] for site in job.sites]
+    capture.forward(batch.inputs, on_call)
 
 
 def run_shard(

@@ -80,6 +80,7 @@ class _Merge:
         self.started = time.perf_counter()
         self.sums, self.sample = [SiteSums(pilot) for pilot in plan.pilots], Sample()
         self.about: dict[int, About] = {}
+        self.names: set[str] = set()  # of sums; every shard of a plan has the same
         key = plan.key
         for shard in done:
             self._fold(shard, key)
@@ -88,10 +89,11 @@ class _Merge:
         path = shards.shard_path(self.plan.run, shard)
         tensors, self.about[shard] = shards.read_tensors(path, key)
         try:
+            _check_names(tensors, len(self.plan.sites), self.names)
             n_groups = self.plan.manifest["corpus"]["groups"]
             for mine, other in zip(self.sums, shards.unpack_sums(tensors, self.plan.pilots, n_groups), strict=True):
                 mine.merge(other)
-            _collect(self.sample, tensors)
+            _collect(self.sample, tensors, len(self.plan.tokens))
         except (KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             raise RunFormatError(f"{path} does not fit the run ({error}); delete it and resume") from error
 
@@ -196,11 +198,23 @@ class _Merge:
         return told
 
 
-def _collect(sample: Sample, tensors: dict[str, torch.Tensor]) -> None:
-    """Add the sampled vectors of one shard file."""
+def _check_names(tensors: dict[str, torch.Tensor], n_sites: int, names: set[str]) -> None:
+    """ValueError unless a shard has sums of every site, under the names the shards before it had."""
+    found = {name for name in tensors if name.partition(".")[0].isdecimal()}
+    if {int(name.partition(".")[0]) for name in found} != set(range(n_sites)) or (names and found != names):
+        raise ValueError("it holds sums of other sites or statistics")
+    names |= found
+
+
+def _collect(sample: Sample, tensors: dict[str, torch.Tensor], n_tokens: int) -> None:
+    """Add the sampled vectors of one shard file; ValueError if they are not of rows of ``tokens``."""
     if "sample.rows" not in tensors:
         return
-    sample.rows.append(tensors["sample.rows"])
+    rows = tensors["sample.rows"]
+    lengths = {len(value) for name, value in tensors.items() if name.startswith("sample.")}
+    if lengths != {len(rows)} or not bool(((rows >= 0) & (rows < n_tokens)).all()):
+        raise ValueError("its sample is not of rows of the table tokens")
+    sample.rows.append(rows)
     for name, value in tensors.items():
         kind, _, rest = name.partition(".")
         if kind == "sample" and rest != "rows":
