@@ -26,7 +26,13 @@ app = typer.Typer(
 )
 
 Model = Annotated[str, typer.Argument(help="A local model folder (safetensors) or a hub id.")]
-Corpus = Annotated[str, typer.Argument(help="A text file, .jsonl, a folder of them or of images, or - for stdin.")]
+Corpus = Annotated[
+    str,
+    typer.Argument(
+        help="A file (text, .jsonl, .parquet, .csv, WebDataset .tar; also .gz, .zst), a folder of them or of images, a "
+        "quoted pattern 'data/*.jsonl', hf:NAME[:CONFIG][@SPLIT] for a hub data set, or - for stdin."
+    ),
+]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The run directory to make.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")]
 
@@ -87,8 +93,20 @@ def run(
     stride: Annotated[int | None, typer.Option(help="Tokens from window to window [no overlap].", min=1)] = None,
     bos: Annotated[str, typer.Option(help="auto: special tokens as the tokenizer adds them; always; never.")] = "auto",
     documents: Annotated[str, typer.Option(help="Split text files: auto, file, blank (lines) or line.")] = "auto",
-    text_column: Annotated[str, typer.Option(help="The jsonl field that holds the text.")] = "text",
-    label_column: Annotated[str | None, typer.Option(help="A jsonl field to keep as the document's label.")] = None,
+    text_column: Annotated[
+        str, typer.Option(help="The column (jsonl field, tar member's ending) of the text or image.")
+    ] = "text",
+    pair_column: Annotated[
+        str | None, typer.Option(help="A second column of text: each row is a pair, one window A [SEP] B.")
+    ] = None,
+    label_column: Annotated[str | None, typer.Option(help="A column to keep as the document's label.")] = None,
+    token_class: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=REGEX: adds the column NAME_mass, attention to tokens whose whole text matches, as in "
+            "digit='[0-9]+'. Repeatable."
+        ),
+    ] = None,
     longest_line: Annotated[int, typer.Option(help="Refuse lines longer than this; 0: no limit.", min=0)] = 1_000_000,
     max_tokens: Annotated[int | None, typer.Option(help="Stop adding windows after this many tokens.", min=1)] = None,
     sample: Annotated[int, typer.Option(help="Tokens whose queries, keys and values are kept.", min=0)] = 5000,
@@ -116,6 +134,7 @@ def run(
     from functools import partial
 
     from attnengine.corpus.sources import SourceOptions, read_corpus
+    from attnengine.corpus.token_classes import parse_classes
     from attnengine.front import run_documents
     from attnengine.model.load import load_model
     from attnengine.run.execute import Crewing, parse_share
@@ -126,10 +145,11 @@ def run(
     settings = RunSettings(
         stats=stats, window=window, stride=stride, bos=bos, batch_tokens=batch_tokens, shard_tokens=shard_tokens,
         sample=sample, seed=seed, max_tokens=max_tokens, keep_text=text, threads=threads,
+        token_class=parse_classes(token_class),
     )  # fmt: skip
     share = parse_share(shards)
     reporter = Reporter(quiet=quiet)
-    options = SourceOptions(documents, text_column, label_column, longest_line)
+    options = SourceOptions(documents, text_column, label_column, longest_line, pair_column)
     found = read_corpus(corpus, options)
     where = choose_device(device)
     reporter.say(f"loading {model}")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from attnengine.corpus.sources import Document, documents_of
+from attnengine.corpus.documents import Corpus, Document
+from attnengine.corpus.sources import documents_of
 from attnengine.errors import PlanError
 from attnengine.model.load import LoadedModel, wrap_model
 from attnengine.run.engine import Job
@@ -32,11 +33,12 @@ def analyze(
     quiet: bool = True,
     **settings: Any,
 ) -> Run:
-    """Run a model in memory over texts (or PIL images) and return the finished run.
+    """Run a model in memory over texts, pairs of texts or PIL images and return the finished run.
 
     model: a transformers PreTrainedModel, on the device it shall run on. tokenizer: its fast tokenizer, or image
-    processor. texts: a list of strings or images, one document each. output: the run's folder; None makes a
-    temporary one, which stays until you delete it. settings: fields of RunSettings (stats, window, seed, …).
+    processor. texts: strings, pairs (A, B) of strings, or images, one document each. output: the run's folder; None
+    makes a temporary one, which stays until you delete it. settings: fields of RunSettings (stats, window, seed,
+    token_class={"digit": "[0-9]+"}, …).
 
     Raises ModelError and its kin for a model that cannot be captured, CorpusError for texts without tokens.
     """
@@ -59,7 +61,7 @@ def analyze(
 
 def run_documents(
     loaded: LoadedModel,
-    documents: Sequence[Document],
+    documents: Iterable[Document],
     folder: Path,
     settings: RunSettings,
     *,
@@ -73,6 +75,7 @@ def run_documents(
 ) -> Run | None:
     """Plan, run and finish, the one path for every way of starting a run; ``dry_run`` stops after the plan."""
     crewing, device = crewing or Crewing(), choose_device(device)
+    documents = documents if isinstance(documents, Corpus) else Corpus(documents, source)
     if crewing.joins and overwrite:
         raise PlanError("--overwrite with --shards: each process would delete what the others made; delete the folder")
     chosen = _settled(folder, settings, device, crewing, overwrite)
@@ -113,7 +116,7 @@ def _settled(folder: Path, settings: RunSettings, device: str, crewing: Crewing,
 
 
 def _planned(
-    loaded: LoadedModel, documents: Sequence[Document], settings: RunSettings, device: str, source: str,
+    loaded: LoadedModel, documents: Corpus, settings: RunSettings, device: str, source: str,
     reporter: Reporter,
 ) -> tuple[Job, dict[str, Any]]:  # fmt: skip
     job, manifest = make_job(loaded, documents, settings, device, reporter)

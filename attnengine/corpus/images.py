@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from attnengine.corpus.sources import Document, open_image
-from attnengine.corpus.windows import WindowBatch
+from attnengine.corpus.documents import Corpus, Document
+from attnengine.corpus.feed import WindowBatch
 
 if TYPE_CHECKING:
     import torch
@@ -29,9 +29,14 @@ class ImageWindows:
         self.start = np.zeros(n, dtype=np.int64)
         self.n_tokens = np.full(n, prefix + grid[0] * grid[1], dtype=np.int32)
 
+    @property
+    def left_out(self) -> dict[str, int]:
+        """What of the corpus is in no window, counted."""
+        return dict(self.documents.left_out) if isinstance(self.documents, Corpus) else {}
+
     def pixels(self, windows: Sequence[int], device: str) -> torch.Tensor:
         """(b, channels, height, width) as the model's processor makes them."""
-        pictures = [open_image(self.documents[window].image) for window in windows]
+        pictures = [self.documents[window].picture() for window in windows]
         values: torch.Tensor = self.processor(images=pictures, return_tensors="pt")["pixel_values"]
         return values.to(device)
 

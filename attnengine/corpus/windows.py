@@ -1,20 +1,19 @@
-"""What a model sees at once: windows of text with their special tokens, cut, batched and described.
-
-A *feed* turns window numbers into model inputs and token facts. :class:`TextWindows` is the one for text,
-``attnengine.corpus.images.ImageWindows`` the one for pictures; the engine treats them alike.
-"""
+"""What a text model sees at once: windows of text with their special tokens, cut, batched and described."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from attnengine.corpus.sources import Document
-from attnengine.corpus.tokenise import NO_SENTENCE, TokenStream
+from attnengine.corpus.documents import Corpus, Document
+from attnengine.corpus.feed import Feed as Feed
+from attnengine.corpus.feed import WindowBatch as WindowBatch
+from attnengine.corpus.layout import Layout, cut_pairs, cut_texts
+from attnengine.corpus.special_tokens import SpecialTokens as SpecialTokens
+from attnengine.corpus.tokenise import NO_SENTENCE, TOKEN, TokenStream
 from attnengine.errors import PlanError
 
 if TYPE_CHECKING:
@@ -23,64 +22,6 @@ if TYPE_CHECKING:
     from attnengine_kernels.call import TokenFacts
 
 LONGEST_DEFAULT = 1024  # tokens of a window, where the model has positions for more
-BOS = ("auto", "always", "never")
-
-
-@dataclass(frozen=True)
-class WindowBatch:
-    """A padded batch: what the model is called with, and the facts of each stream ("" or encoder and decoder)."""
-
-    inputs: dict[str, torch.Tensor]
-    streams: dict[str, TokenFacts]
-
-
-class Feed(Protocol):
-    """What the engine needs of a corpus: windows by number."""
-
-    documents: Sequence[Document]
-    document: np.ndarray  # (windows,) int32: the document of each window
-    start: np.ndarray  # (windows,) int64: first token of the window in its document
-    n_tokens: np.ndarray  # (windows,) int32: real tokens of the window, special ones included
-
-    def batch(self, windows: Sequence[int], device: str) -> WindowBatch:
-        """Model inputs and token facts of these windows, padded on the right to the longest."""
-        ...
-
-    def describe(self, window: np.ndarray, position: np.ndarray, *, text: bool) -> pd.DataFrame:
-        """The columns of table ``tokens`` for sampled (window, position) pairs."""
-        ...
-
-
-@dataclass(frozen=True)
-class SpecialTokens:
-    """The special tokens that open and close a window."""
-
-    prefix: tuple[int, ...]
-    suffix: tuple[int, ...]
-    ids: frozenset[int]  # every special id but unk: the targets of special_mass
-    names: dict[int, str]  # how they are written: [CLS], <s>
-
-    @classmethod
-    def of(cls, tokenizer: Any, bos: str = "auto") -> SpecialTokens:
-        """What ``tokenizer`` puts around one sequence; ``bos`` "always" adds its BOS, "never" adds nothing."""
-        if bos not in BOS:
-            raise ValueError(f"bos must be one of {', '.join(BOS)}; got {bos!r}")
-        bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-        full = tokenizer("a", add_special_tokens=True)["input_ids"]
-        at = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), None)
-        if at is None:
-            raise PlanError("the tokenizer does not put its special tokens around the text; use --bos never")
-        prefix, suffix = tuple(full[:at]), tuple(full[at + len(bare) :])
-        if bos == "never":
-            prefix, suffix = (), ()
-        elif bos == "always" and tokenizer.bos_token_id is None:
-            raise PlanError("--bos always: this tokenizer has no BOS token; use --bos auto")
-        elif bos == "always" and tokenizer.bos_token_id not in prefix:
-            prefix = (tokenizer.bos_token_id, *prefix)
-        unk = tokenizer.unk_token_id
-        ids = frozenset(i for i in tokenizer.all_special_ids if i != unk)
-        around = sorted(ids | set(prefix) | set(suffix))
-        return cls(prefix, suffix, ids, dict(zip(around, tokenizer.convert_ids_to_tokens(around), strict=True)))
 
 
 def window_length(asked: int | None, max_positions: int | None) -> int:
@@ -96,7 +37,9 @@ class TextWindows:
     """Windows over tokenised documents.
 
     ``length`` tokens each, special tokens included; ``stride`` content tokens from one to the next (all of them by
-    default). The tokens a window shares with the one before are context there and not counted again.
+    default). The tokens a window shares with the one before are context there and not counted again. A pair of texts
+    is one window, "A [SEP] B" as its tokenizer lays pairs out; one that is too long is cut at the end of the longer
+    text until it fits (as tokenizers' "longest_first"), and ``left_out`` counts such pairs and their lost tokens.
     ``decoder_start`` is the id that opens the shifted decoder input of an encoder–decoder model, else None.
     """
 
@@ -113,53 +56,43 @@ class TextWindows:
         model_inputs: frozenset[str] = frozenset({"input_ids", "attention_mask"}),
         max_tokens: int | None = None,
     ) -> None:
-        room = length - len(special.prefix) - len(special.suffix)
-        if room < 1:
+        room = length - special.count
+        if room < 1 + (stream.second is not None):
             raise PlanError(f"a window of {length} tokens leaves no room beside the special tokens; ask for more")
+        if stride is not None and stream.second is not None:
+            raise PlanError("--stride has no meaning for pairs, each of which is one window; leave it out")
         if stride is not None and not 1 <= stride <= room:
             raise PlanError(f"--stride must lie in 1 … {room} (the window's content), got {stride}")
         self.documents, self.stream, self.special = documents, stream, special
         self.decoder_start, self.pad_id, self.model_inputs = decoder_start, pad_id, model_inputs
-        self._cut(room, stride or room)
+        self._special = np.zeros(max(special.ids, default=0) + 2, dtype=bool)  # by id; larger ids meet the last entry
+        self._special[list(special.ids)] = True
+        if stream.second is None:
+            self._lay(cut_texts(stream.first, room, stride or room))
+        else:
+            self._lay(cut_pairs(stream.first, stream.second, room))
         if max_tokens is not None:  # whole windows, in order, until max_tokens are in
             self._keep(1 + int(np.searchsorted(np.cumsum(self.n_tokens), max_tokens)))
 
-    def _cut(self, room: int, stride: int) -> None:
-        document, start, content, context = [], [], [], []
-        for index, n in enumerate(np.diff(self.stream.first).tolist()):
-            at = 0
-            while at < n:
-                document.append(index)
-                start.append(at)
-                content.append(min(room, n - at))
-                context.append(room - stride if at else 0)
-                if at + room >= n:  # the last window reaches the end; a further one would only repeat
-                    break
-                at += stride
-        self.document = np.asarray(document, dtype=np.int32)
-        self.start = np.asarray(start, dtype=np.int64)
-        self.content = np.asarray(content, dtype=np.int32)
-        self.context = np.asarray(context, dtype=np.int32)
-        around = len(self.special.prefix) + len(self.special.suffix)
-        self.n_tokens = self.content + np.int32(around)
+    def _lay(self, layout: Layout) -> None:
+        self._layout = layout
+        self.document = layout.document
+        self.start = layout.begin - self.stream.first[layout.document]
+        self.n_tokens = layout.a + layout.b + np.int32(self.special.count)
 
     def _keep(self, windows: int) -> None:
-        for name in ("document", "start", "content", "context", "n_tokens"):
-            setattr(self, name, getattr(self, name)[:windows])
+        self._lay(self._layout.head(windows))
         self.documents = self.documents[: int(self.document[-1]) + 1]
 
-    def rows(self, window: int) -> np.ndarray:
-        """(n_tokens,) row of the token stream for each position; -1 for special tokens."""
-        begin = self.stream.first[self.document[window]] + self.start[window]
-        inner = np.arange(begin, begin + self.content[window], dtype=np.int64)
-        before, after = len(self.special.prefix), len(self.special.suffix)
-        return np.concatenate([np.full(before, -1), inner, np.full(after, -1)])
-
-    def ids(self, window: int) -> np.ndarray:
-        """(n_tokens,) int64 token ids, special tokens included."""
-        begin = self.stream.first[self.document[window]] + self.start[window]
-        inner = self.stream.ids[begin : begin + self.content[window]]
-        return np.concatenate([self.special.prefix, inner, self.special.suffix]).astype(np.int64)
+    @property
+    def left_out(self) -> dict[str, int]:
+        """What of the corpus is in no window, counted."""
+        lost = self._layout.lost
+        found = dict(self.documents.left_out) if isinstance(self.documents, Corpus) else {}
+        found["documents_without_tokens"] = len(self.documents) - len(np.unique(self.document))
+        if self.stream.second is not None:
+            found |= {"shortened_pairs": int(np.count_nonzero(lost)), "tokens_cut_from_pairs": int(lost.sum())}
+        return found
 
     def batch(self, windows: Sequence[int], device: str) -> WindowBatch:
         """Model inputs and token facts of these windows, padded on the right to the longest."""
@@ -170,7 +103,7 @@ class TextWindows:
         real = torch.from_numpy(columns["real"]).to(device)
         inputs = {"input_ids": ids, "attention_mask": real.to(torch.int64)}
         if "token_type_ids" in self.model_inputs:
-            inputs["token_type_ids"] = torch.zeros_like(ids)
+            inputs["token_type_ids"] = torch.from_numpy(columns["types"]).to(device)
         if self.decoder_start is None:
             return WindowBatch(inputs, {"": self._facts(columns, device)})
         shifted = {name: _shift(column, self._opening(name)) for name, column in columns.items()}
@@ -187,30 +120,56 @@ class TextWindows:
             column, False
         )
 
+    def tokens(self, windows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """(b, l) of dtype TOKEN, padded on the right to the longest; special tokens and padding start at -1."""
+        which = np.asarray(windows)
+        layout, special = self._layout, self.special
+        rows, before = np.arange(len(which)), len(special.prefix)
+        table = np.zeros((len(which), int(self.n_tokens[which].max())), dtype=TOKEN)
+        table["id"], table["sentence"], table["start"], table["end"] = self.pad_id, NO_SENTENCE, -1, -1
+        table["id"][:, :before] = special.prefix
+        a, b = layout.a[which], layout.b[which]
+        middle = before + a
+        for place, ids in ((middle, special.middle), (middle + len(special.middle) + b, special.suffix)):
+            for offset, token in enumerate(ids):
+                table["id"][rows, place + offset] = token
+        spans = (layout.begin[which], a, layout.second[which], b)
+        for line, begin, n_a, second, n_b in zip(table, *(span.tolist() for span in spans), strict=True):
+            line[before : before + n_a] = self.stream.rows(begin, begin + n_a)
+            if n_b:
+                at = before + n_a + len(special.middle)
+                line[at : at + n_b] = self.stream.rows(second, second + n_b)
+        return table
+
     def _columns(self, windows: Sequence[int]) -> dict[str, np.ndarray]:
         """(b, l) arrays by name, padded on the right."""
-        width = int(self.n_tokens[list(windows)].max())
-        shape = (len(windows), width)
-        columns = {
-            "ids": np.full(shape, self.pad_id, dtype=np.int64),
-            "real": np.zeros(shape, dtype=bool),
-            "counted": np.zeros(shape, dtype=bool),
-            "special": np.zeros(shape, dtype=bool),
-            "punctuation": np.zeros(shape, dtype=bool),
-            "sentence": np.full(shape, NO_SENTENCE, dtype=np.int32),
+        which, table = np.asarray(windows), self.tokens(windows)
+        index = np.arange(table.shape[1])  # (l,)
+        n_tokens, context = self.n_tokens[which, None], self._layout.context[which, None]  # (b, 1)
+        ids, inner = table["id"].astype(np.int64), table["start"] >= 0  # (b, l)
+        real = index < n_tokens
+        special = real & self._special[np.minimum(ids, len(self._special) - 1)]
+        return {
+            "ids": ids,
+            "real": real,
+            "counted": real & (~inner | (index >= context + len(self.special.prefix))),
+            "special": special,
+            "sentence": np.where(special, NO_SENTENCE, table["sentence"]).astype(np.int32),
+            "classes": table["classes"],
+            "types": self._types(which, index),
         }
-        special_ids = np.asarray(sorted(self.special.ids), dtype=np.int64)
-        for b, window in enumerate(windows):
-            n, rows = int(self.n_tokens[window]), self.rows(window)
-            inner = rows >= 0
-            columns["ids"][b, :n] = self.ids(window)
-            columns["real"][b, :n] = True
-            columns["counted"][b, :n] = ~inner | (np.cumsum(inner) > self.context[window])
-            columns["special"][b, :n] = np.isin(columns["ids"][b, :n], special_ids)
-            columns["punctuation"][b, :n][inner] = self.stream.punctuation[rows[inner]]
-            columns["sentence"][b, :n][inner] = self.stream.sentence[rows[inner]]
-        columns["sentence"][columns["special"]] = NO_SENTENCE
-        return columns
+
+    def _types(self, which: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """(b, l) int64 token types as the tokenizer gives them; 0 for padding."""
+        a, b = self._layout.a[which], self._layout.b[which]
+        special = self.special
+        lengths = [len(special.prefix), a, len(special.middle), b, len(special.suffix)]
+        types, end = np.zeros((len(which), len(index)), dtype=np.int64), np.zeros(len(which), dtype=np.int64)
+        for kind, length in zip(special.types, lengths, strict=True):
+            if kind:
+                types[(index >= end[:, None]) & (index < (end + length)[:, None])] = kind
+            end = end + length
+        return types
 
     def _facts(self, columns: dict[str, np.ndarray], device: str) -> TokenFacts:
         import torch
@@ -221,12 +180,9 @@ class TextWindows:
             return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
         real = columns["real"]
-        position = np.where(real, np.cumsum(real, axis=1) - 1, -1).astype(np.int32)
-        classes = {
-            "first": position == 0,
-            "special": columns["special"] & real,
-            "punctuation": columns["punctuation"] & real,
-        }
+        position = np.where(real, np.arange(real.shape[1]), -1).astype(np.int32)
+        classes = {"first": position == 0, "special": columns["special"] & real}
+        classes |= {name: real & _bit(columns["classes"], bit) for bit, name in enumerate(self._named_bits())}
         return TokenFacts(
             real=tensor(real),
             counted=tensor(columns["counted"] & real),
@@ -236,38 +192,54 @@ class TextWindows:
             sentence=tensor(columns["sentence"]),
         )
 
+    def _named_bits(self) -> tuple[str, ...]:
+        """The classes that bits of TOKEN's ``classes`` stand for, from bit 0."""
+        return ("punctuation", *self.stream.class_names)
+
     def describe(self, window: np.ndarray, position: np.ndarray, *, text: bool) -> pd.DataFrame:
         """The columns of table ``tokens`` for sampled (window, position) pairs; text only if ``text``."""
-        rows, ids = np.empty(len(window), np.int64), np.empty(len(window), np.int64)
+        rows = np.empty(len(window), dtype=TOKEN)
         for which in np.unique(window):
             here = window == which
-            rows[here], ids[here] = self.rows(which)[position[here]], self.ids(which)[position[here]]
-        inner = rows >= 0
-        safe = np.where(inner, rows, 0)
-        start = np.where(inner, self.stream.start[safe], -1).astype(np.int64)
-        end = np.where(inner, self.stream.end[safe], -1).astype(np.int64)
-        document = self.document[window]
-        words = None
-        if text:
-            spans = zip(document.tolist(), start.tolist(), end.tolist(), ids.tolist(), strict=True)
-            words = [self.documents[d].text[a:b] if a >= 0 else self.special.names[i] for d, a, b, i in spans]
+            rows[here] = self.tokens([which])[0, position[here]]
+        document, start, end = self.document[window], rows["start"].astype(np.int64), rows["end"].astype(np.int64)
         return pd.DataFrame(
             {
                 "token": np.arange(len(window), dtype=np.int64),
                 "document": document,
                 "window": window.astype(np.int32),
                 "position": position.astype(np.int32),
-                "token_id": ids,
-                "text": pd.Series(words, index=range(len(window)), dtype=object),
+                "token_id": rows["id"].astype(np.int64),
+                "text": pd.Series(
+                    self._words(document, rows) if text else None, index=range(len(window)), dtype=object
+                ),
                 "text_start": start,
                 "text_end": end,
                 "is_first": position == 0,
-                "is_special": np.isin(ids, list(self.special.ids)),
-                "is_punctuation": inner & self.stream.punctuation[safe],
+                "is_special": np.isin(rows["id"], list(self.special.ids)),
+                **{f"is_{name}": _bit(rows["classes"], bit) for bit, name in enumerate(self._named_bits())},
                 "row": np.full(len(window), -1, np.int32),
                 "col": np.full(len(window), -1, np.int32),
             }
         )
+
+    def _words(self, document: np.ndarray, rows: np.ndarray) -> list[str]:
+        """The source text of each token, or a special token's name; a document's text is read once for all of them."""
+        words, text, known = [], "", -1
+        order = np.argsort(document, kind="stable")
+        for index in order.tolist():
+            if document[index] != known:
+                known = int(document[index])
+                text = self.documents[known].text
+            token = rows[index]
+            inside = token["start"] >= 0
+            words.append(text[token["start"] : token["end"]] if inside else self.special.names[int(token["id"])])
+        return [words[place] for place in np.argsort(order, kind="stable").tolist()]
+
+
+def _bit(words: np.ndarray, bit: int) -> np.ndarray:
+    found: np.ndarray = (words >> np.uint32(bit)) & np.uint32(1)
+    return found.astype(bool)
 
 
 def _shift(column: np.ndarray, opening: Any) -> np.ndarray:

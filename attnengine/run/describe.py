@@ -37,6 +37,9 @@ def facts(run: Path, manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
             f"{_count(corpus, 'tokens')} tokens"
         ),
     )
+    left_out = {name: count for name, count in _section(corpus, "left_out").items() if count}
+    if left_out:
+        yield "left out", ", ".join(f"{_count(left_out, name)} {name.replace('_', ' ')}" for name in left_out)
     yield "statistics", str(_section(manifest, "settings").get("stats", "all"))
     yield "errors", f"clustered over {_count(corpus, 'groups')} document groups"
     yield "sample", f"{_count(_section(manifest, 'sample'), 'tokens')} tokens with queries, keys and values"

@@ -8,7 +8,6 @@ import inspect
 import os
 import platform
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from importlib import metadata
 from typing import Any
@@ -16,9 +15,10 @@ from typing import Any
 import torch
 
 from attnengine import store
+from attnengine.corpus.documents import Corpus
 from attnengine.corpus.images import ImageWindows, patch_grid
 from attnengine.corpus.plan import make_plan
-from attnengine.corpus.sources import Document
+from attnengine.corpus.token_classes import TokenClasses
 from attnengine.corpus.tokenise import tokenise
 from attnengine.corpus.windows import Feed, SpecialTokens, TextWindows, window_length
 from attnengine.errors import ModelError, PlanError, UnsupportedModelError
@@ -39,7 +39,7 @@ VERSIONED = ("attnengine", "torch", "transformers", "tokenizers", "triton", "num
 
 
 def make_job(
-    loaded: LoadedModel, documents: Sequence[Document], settings: RunSettings, device: str, reporter: Reporter
+    loaded: LoadedModel, documents: Corpus, settings: RunSettings, device: str, reporter: Reporter
 ) -> tuple[Job, dict[str, Any]]:
     """Everything decided before the first real forward, and the manifest that says so.
 
@@ -72,24 +72,28 @@ def make_job(
     return job, first_manifest(job, settings, checked.as_dict())
 
 
-def make_feed(
-    loaded: LoadedModel, documents: Sequence[Document], settings: RunSettings, device: str, reporter: Reporter
-) -> Feed:
-    """Windows over the documents, of the kind the model reads."""
-    pictures = documents[0].image is not None
-    if pictures != (loaded.modality == "image"):
-        kind = "images" if pictures else "text"
-        raise PlanError(f"the corpus is {kind}, but {loaded.class_name} reads {loaded.modality}")
-    if pictures:
-        return image_feed(loaded, documents, device)
+def make_feed(loaded: LoadedModel, documents: Corpus, settings: RunSettings, device: str, reporter: Reporter) -> Feed:
+    """Windows over the documents, of the kind the model reads; reads the corpus as far as ``max_tokens`` asks."""
+    if documents.is_image != (loaded.modality == "image"):
+        raise PlanError(f"the corpus is {documents.kind}, but {loaded.class_name} reads {loaded.modality}")
+    if documents.is_image:
+        return image_feed(loaded, documents, settings, device)
     tokenizer = loaded.tokenizer
     length = window_length(settings.window, loaded.max_positions)
-    with reporter.track("tokenising", len(documents), "documents") as bar:
-        stream = tokenise(documents, tokenizer, lambda done: bar.update(bar.task_ids[0], completed=done))
+    special = SpecialTokens.of(tokenizer, settings.bos, pair=documents.kind == "pairs")
+    with reporter.track("tokenising", None, "documents") as bar:
+        stream = tokenise(
+            documents,
+            tokenizer,
+            classes=TokenClasses(settings.token_class),
+            max_tokens=settings.max_tokens,
+            longest=length - special.count if documents.kind == "pairs" else None,
+            on_progress=lambda done: bar.update(bar.task_ids[0], completed=done),
+        )
     return TextWindows(
         documents,
         stream,
-        SpecialTokens.of(tokenizer, settings.bos),
+        special,
         length=length,
         stride=settings.stride,
         decoder_start=loaded.decoder_start_token_id if loaded.is_encoder_decoder else None,
@@ -99,7 +103,7 @@ def make_feed(
     )
 
 
-def image_feed(loaded: LoadedModel, documents: Sequence[Document], device: str) -> ImageWindows:
+def image_feed(loaded: LoadedModel, documents: Corpus, settings: RunSettings, device: str) -> ImageWindows:
     """Windows of patches; how many tokens an image is, the model itself is asked."""
     probe = ImageWindows(documents, loaded.tokenizer, grid=(1, 1), prefix=0)
     pixels = probe.pixels([0], device)
@@ -109,7 +113,10 @@ def image_feed(loaded: LoadedModel, documents: Sequence[Document], device: str) 
         grid, prefix = patch_grid(loaded.model.config, (pixels.shape[-2], pixels.shape[-1]), seen[0])
     except ValueError as error:
         raise UnsupportedModelError(f"{loaded.class_name}: {error}") from error
-    return ImageWindows(documents, loaded.tokenizer, grid=grid, prefix=prefix)
+    if settings.max_tokens is not None:
+        images = -(-settings.max_tokens // (prefix + grid[0] * grid[1]))
+        documents = documents.read(images)[:images]
+    return ImageWindows(documents.read(), loaded.tokenizer, grid=grid, prefix=prefix)
 
 
 def check_inputs(loaded: LoadedModel, feed: Feed, device: str) -> dict[str, torch.Tensor]:
@@ -148,6 +155,7 @@ def first_manifest(job: Job, settings: RunSettings, checked: dict[str, Any]) -> 
             "longest_window": job.max_length,
             "groups": job.plan.n_groups,
             "fingerprint": fingerprint,
+            "left_out": feed.left_out,
         },
         "sample": {"tokens": job.plan.n_samples},
         "settings": settings.as_dict(),

@@ -39,8 +39,8 @@ class Reporter:
         self.console.print(Text(f"warning: {message}", style="yellow"))
 
     @contextmanager
-    def track(self, what: str, total: int, unit: str, done: int = 0) -> Iterator[Progress]:
-        """A progress bar; advance it with ``bar.advance(bar.task_ids[0], n)``."""
+    def track(self, what: str, total: int | None, unit: str, done: int = 0) -> Iterator[Progress]:
+        """A progress bar, without an end if ``total`` is None; advance it with ``bar.advance(bar.task_ids[0], n)``."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from attnengine.corpus.token_classes import check_classes
 from attnengine_kernels.sums import STATS
 
 
@@ -23,6 +24,7 @@ class RunSettings:
     max_tokens: int | None = None  # stop adding windows once this many tokens are in
     threads: int | None = None  # of torch's CPU operations, whose last bits depend on it; None: as torch has it
     keep_text: bool = True  # store the text of sampled tokens, not offsets only
+    token_class: dict[str, str] = field(default_factory=dict)  # name -> expression: a mass column of your own
 
     def __post_init__(self) -> None:
         if self.stats not in STATS:
@@ -33,6 +35,7 @@ class RunSettings:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if self.sample < 0:
             raise ValueError(f"sample must be 0 or more tokens, got {self.sample}")
+        check_classes(self.token_class)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for the manifest."""

@@ -25,34 +25,44 @@ def feed_of(tokenizer, texts=TEXTS, **options):
     return TextWindows(documents, tokenise(documents, tokenizer), SpecialTokens.of(tokenizer), **options)
 
 
+def ids(feed, window):
+    return feed.tokens([window])["id"][0].tolist()
+
+
+def inner(feed, window):
+    """The tokens of a window that come from the text."""
+    tokens = feed.tokens([window])[0]
+    return tokens[tokens["start"] >= 0]
+
+
 def test_without_overlap_every_token_is_in_exactly_one_window(tokenizer):
     feed = feed_of(tokenizer)
-    rows = np.concatenate([feed.rows(window) for window in range(len(feed.n_tokens))])
-    assert sorted(rows[rows >= 0].tolist()) == list(range(len(feed.stream.ids)))
+    found = np.concatenate([inner(feed, window) for window in range(len(feed.n_tokens))])
+    assert found.tobytes() == feed.stream.rows(0, len(feed.stream)).tobytes()
     assert feed.n_tokens.max() == 16
 
 
 def test_a_window_reads_as_the_tokenizer_itself_would_write_it(tokenizer):
     feed = feed_of(tokenizer, length=64)
-    assert feed.ids(0).tolist() == tokenizer(TEXTS[0])["input_ids"]
+    assert ids(feed, 0) == tokenizer(TEXTS[0])["input_ids"]
 
 
 @pytest.mark.parametrize("stride", [1, 5, 13, 14])
 def test_with_overlap_every_token_is_counted_exactly_once(tokenizer, stride):
     feed = feed_of(tokenizer, stride=stride)
-    counted = np.zeros(len(feed.stream.ids), dtype=int)
+    counted = np.zeros(len(feed.stream), dtype=int)
     facts = feed.batch(range(len(feed.n_tokens)), "cpu").streams[""]
-    for window in range(len(feed.n_tokens)):
-        rows = feed.rows(window)
-        use = facts.counted[window, : len(rows)].numpy() & (rows >= 0)
-        counted[rows[use]] += 1
+    for window, n in enumerate(feed.n_tokens.tolist()):
+        rows = feed.stream.first[feed.document[window]] + feed.start[window] + np.arange(n - 2)
+        counted[rows[facts.counted[window, 1 : n - 1].numpy()]] += 1
+        assert facts.counted[window, [0, n - 1]].all()
     assert (counted == 1).all()
 
 
 def test_facts_name_the_first_special_and_punctuation_tokens(tokenizer):
     feed = feed_of(tokenizer, ["One two. Three, four!"], length=64)
     facts = feed.batch([0], "cpu").streams[""]
-    words = tokenizer.convert_ids_to_tokens(feed.ids(0).tolist())
+    words = tokenizer.convert_ids_to_tokens(ids(feed, 0))
     assert words == ["[CLS]", "one", "two", ".", "three", ",", "four", "!", "[SEP]"]
     assert facts.classes["first"][0].nonzero().ravel().tolist() == [0]
     assert facts.classes["special"][0].nonzero().ravel().tolist() == [0, 8]
@@ -74,9 +84,9 @@ def test_padding_is_neither_real_nor_counted_nor_placed(tokenizer):
 def test_a_decoder_reads_the_window_shifted_by_its_start_token(tokenizer):
     feed = feed_of(tokenizer, decoder_start=7)
     batch = feed.batch([0], "cpu")
-    ids = feed.ids(0).tolist()
-    assert batch.inputs["decoder_input_ids"][0].tolist() == [7, *ids[:-1]]
-    assert batch.streams["decoder"].token_id[0].tolist() == [7, *ids[:-1]]
+    shifted = [7, *ids(feed, 0)[:-1]]
+    assert batch.inputs["decoder_input_ids"][0].tolist() == shifted
+    assert batch.streams["decoder"].token_id[0].tolist() == shifted
     assert batch.streams["decoder"].sentence[0, 0] == NO_SENTENCE
     assert batch.streams["decoder"].counted[0].all()
 

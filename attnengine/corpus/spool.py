@@ -1,0 +1,67 @@
+"""Bytes kept outside memory: what a corpus says and its tokens, written once and read back by place."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+import weakref
+
+from attnengine.errors import CorpusError
+
+BUFFER = 1 << 20
+
+
+class Spool:
+    """An unnamed temporary file that only grows; the system deletes it with the process, however that ends.
+
+    Reading is by position (``pread``), so that a thread may read while another does. Raises CorpusError if the disk
+    for temporary files is full. Its pages are cached by the system as memory allows: memory does not grow with it.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(buffering=BUFFER, prefix="attnengine-")  # noqa: SIM115 (lives as we do)
+        weakref.finalize(self, self._file.close)
+        self._written = 0
+        self._flushed = 0
+
+    def __len__(self) -> int:
+        return self._written
+
+    def append(self, data: bytes) -> int:
+        """Write at the end; the position it begins at."""
+        begin = self._written
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise _full(error) from error
+        self._written += len(data)
+        return begin
+
+    def read(self, begin: int, size: int) -> bytes:
+        """``size`` bytes from ``begin``."""
+        if begin + size > self._flushed:
+            self._flush()
+        data = os.pread(self._file.fileno(), size, begin)
+        while len(data) < size:  # a read of over 2 GB comes in pieces
+            more = os.pread(self._file.fileno(), size - len(data), begin + len(data))
+            if not more:
+                raise CorpusError(f"the temporary file in {tempfile.gettempdir()} was cut while it was in use")
+            data += more
+        return data
+
+    def _flush(self) -> None:
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise _full(error) from error
+        self._flushed = self._written
+
+
+def _full(error: OSError) -> Exception:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return error
+    return CorpusError(
+        f"{error.strerror}: the tokenised corpus does not fit into {tempfile.gettempdir()}; "
+        "make room there, or let the variable TMPDIR name a larger folder"
+    )
