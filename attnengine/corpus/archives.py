@@ -15,9 +15,9 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from attnengine.corpus import files
 from attnengine.corpus.documents import Document
-from attnengine.corpus.files import printable
 from attnengine.corpus.pictures import IMAGE_SUFFIXES
 from attnengine.corpus.rows import columns_found, json_object, row_document
+from attnengine.corpus.wording import printable
 from attnengine.errors import CorpusError
 
 if TYPE_CHECKING:

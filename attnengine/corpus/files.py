@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
 from attnengine.corpus.documents import LONGEST_DOCUMENT, Document
+from attnengine.corpus.wording import said
 from attnengine.errors import CorpusError
 
 COMPRESSED = (".gz", ".zst")
@@ -38,8 +39,7 @@ def named(name: str) -> Iterator[None]:
     except EOFError as error:
         raise CorpusError(f"{name} is cut off: its compressed data ends too early; copy it again") from error
     except (OSError, ValueError, zlib.error, MemoryError, pa.ArrowException) as error:
-        what = getattr(error, "strerror", None) or str(error).partition(". Detail:")[0] or type(error).__name__
-        raise CorpusError(f"cannot read {name}: {what}") from error
+        raise CorpusError(f"cannot read {name}: {said(error)}") from error
 
 
 @contextmanager
@@ -151,8 +151,3 @@ def lines(stream: IO[bytes], name: str, longest: int) -> Iterator[tuple[int, byt
             raise CorpusError(f"{name} line {number}: more than {longest:,} bytes; expected one document a line")
         yield at, line
         at += len(line)
-
-
-def printable(name: Any) -> str:
-    """A file's name as it can be stored: what is not UTF-8 in it is written as escapes."""
-    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

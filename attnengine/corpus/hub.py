@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnengine.corpus.documents import Document
 from attnengine.corpus.rows import row_document, wanted
+from attnengine.corpus.wording import said
 from attnengine.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -104,5 +105,4 @@ def _one_line(corpus: str) -> Iterator[None]:
     except CorpusError:
         raise
     except Exception as error:
-        what = " ".join(str(error).split())[:300] or type(error).__name__
-        raise CorpusError(f"cannot read {corpus}: {what} ({EXPECTED}; a hub data set needs the network)") from error
+        raise CorpusError(f"cannot read {corpus}: {said(error)}; {EXPECTED} (of the hub: with a network)") from error

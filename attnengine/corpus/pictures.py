@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from attnengine.corpus.wording import said
 from attnengine.errors import CorpusError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -30,7 +31,7 @@ def open_image(image: Any, name: str = "the image") -> Any:
     except CorpusError:
         raise
     except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them trip over
-        raise CorpusError(f"{name} is not a readable image: {str(error) or type(error).__name__}") from error
+        raise CorpusError(f"{name} is not a readable image: {said(error)}") from error
 
 
 def _rgb(picture: Any, name: str) -> Any:

@@ -28,10 +28,11 @@ from attnengine.corpus import files
 from attnengine.corpus.archives import tar_documents
 from attnengine.corpus.documents import LONGEST_LINE, Corpus
 from attnengine.corpus.documents import Document as Document
-from attnengine.corpus.files import COMPRESSED, SPLITS, printable, text_documents
+from attnengine.corpus.files import COMPRESSED, SPLITS, text_documents
 from attnengine.corpus.hub import PREFIX, hub_documents
 from attnengine.corpus.pictures import IMAGE_SUFFIXES
 from attnengine.corpus.rows import csv_documents, jsonl_documents, parquet_documents
+from attnengine.corpus.wording import printable
 from attnengine.errors import CorpusError
 
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")
