@@ -1,5 +1,6 @@
 """Whatever goes wrong, a user sees one line that says what to do, exit code 2, and no run that looks complete."""
 
+import gzip
 import json
 import shutil
 import sys
@@ -35,6 +36,7 @@ def refused(result, *words):
     lines = [line for line in stderr.splitlines() if line.startswith("attnengine: ")]
     assert code == 2, stderr
     assert len(lines) == 1, stderr
+    assert lines[0].isprintable()
     assert "Traceback" not in stderr
     for word in words:
         assert word in lines[0]
@@ -84,6 +86,11 @@ def test_a_tokenizer_that_is_not_fast(attnengine, corpus, tiny_bert, tmp_path):
         ("latin.txt", "café".encode("latin-1"), "not UTF-8"),
         ("rows.jsonl", b'{"text": "a"}\n{"other": 1}\n', "line 2"),
         ("line.txt", b"a" * 2_000_000, "one line has 2,000,000 characters"),
+        ("cut.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99)[:-9], "cut.jsonl.gz is cut off"),
+        ("bad.parquet", b"PAR1 nothing PAR1", "cannot read bad.parquet"),
+        ("bad.tar", b"\x1b[31m nothing" * 99, "bad.tar: damaged or cut off at byte 0"),
+        ("bad.csv", b"text,y\na,b\na,b,\x1b[31m\n", "Expected 2 columns, got 3"),
+        ("rows.json", b'[{"text": "a"}]', "expected .jsonl"),
     ],
 )
 def test_a_corpus_that_is_not_text(attnengine, tiny_bert, tmp_path, name, data, word):
@@ -109,6 +116,12 @@ def test_values_that_make_no_sense(attnengine, tiny_bert, corpus, tmp_path):
     refused(attnengine("run", tiny_bert, corpus, "-o", tmp_path / "r", "--device", "tpu:0"), "device")
     refused(attnengine("run", tiny_bert, corpus, "-o", tmp_path / "r", "--documents", "page"), "documents must be")
     refused(attnengine("run", tiny_bert, corpus, "-o", tmp_path / "r", "--stats", "nonsense"), "stats must be all or")
+    refused(attnengine("run", tiny_bert, corpus, "-o", tmp_path / "r", "--token-class", "a"), "must be NAME=REGEX")
+    refused(attnengine("run", tiny_bert, corpus, "-o", tmp_path / "r", "--token-class", "a=("), "no regular expression")
+    refused(attnengine("run", tiny_bert, corpus, "-o", tmp_path / "r", "--token-class", "self=a"), "is taken")
+    refused(attnengine("run", tiny_bert, corpus, "-o", tmp_path / "r", "--pair-column", "b"), "line 1", "'b'")
+    refused(attnengine("run", tiny_bert, "hf:nobody/nothing", "-o", tmp_path / "r"), "hf:nobody/nothing", "network")
+    refused(attnengine("run", tiny_bert, tmp_path / "*.txt", "-o", tmp_path / "r"), "no file matches")
 
 
 def test_an_existing_folder_is_never_touched_unasked(attnengine, tiny_bert, corpus, tmp_path):
