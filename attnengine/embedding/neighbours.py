@@ -40,13 +40,14 @@ def exact(points: np.ndarray, rows: np.ndarray, k: int, *, tile: int = TILE) -> 
     n, d = points.shape
     centred = (points - points.mean(axis=0, dtype=np.float64)).astype(np.float32)
     squares = np.einsum("nd,nd->n", centred, centred, dtype=np.float32)
-    slack = 1.1 * (d + 8) * UNIT * (squares.astype(np.float64)[rows] + float(squares.max(initial=0)))
+    # Rounding of the product (d), of the squares and their sum (8), of centring (4), each times ‖x‖² + ‖y‖².
+    slack = 1.1 * (d + 12) * UNIT * (squares.astype(np.float64)[rows] + float(squares.max(initial=0)))
     found, distances = np.empty((len(rows), k), np.int32), np.empty((len(rows), k))
     height = max(tile // n, 1)
     for start in range(0, len(rows), height):
         part = slice(start, start + height)
         products = centred[rows[part]] @ centred.T  # (height, n)
-        _decide(products, squares, centred, rows[part], slack[part], found[part], distances[part])
+        _decide(products, squares, points, rows[part], slack[part], found[part], distances[part])
     return found, distances
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from attnengine.embedding.head import Picture
 
 FOLDER = "embedding"
+HEADER = "attnengine"
 TABLES = ("clouds", "cluster_tokens")
 FORMAT = {"format": "attnengine-embedding", "format_version": 1}
 ARRAYS = {"points": "f4", "labels": "i2", "query_map": "f8", "key_map": "f8", "key_shift": "f8"}
@@ -63,22 +64,23 @@ def write_head(path: Path, digest: str, picture: Picture | str) -> None:
         arrays = {name: np.ascontiguousarray(array) for name, array in zip(ARRAYS, found, strict=True)}
         clusters = [vars(cluster) for cluster in picture.clusters]
         about = {"figures": picture.figures, "clusters": clusters, "problem": None}
-    header = {"settings": digest, "sha256": _digest(arrays), "about": json.dumps(store.json_safe(about))}
-    store.write_atomic(path, save(arrays, metadata=header))
+    header = {"settings": digest, "sha256": _digest(arrays), "about": store.json_safe(about)}
+    # One entry: safetensors writes several in no fixed order, and equal heads shall be equal files.
+    store.write_atomic(path, save(arrays, metadata={HEADER: json.dumps(header)}))
 
 
 def read_head(path: Path, digest: str) -> Stored:
     """Read a head's file; RunFormatError if it is damaged or of other settings."""
     try:
         with safe_open(path, framework="np") as file:
-            header = file.metadata() or {}
+            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no __iter__)
-        about = json.loads(header.get("about", "null"))
-    except (OSError, SafetensorError, ValueError) as error:
+        settings, sha256, about = header["settings"], header["sha256"], header["about"]
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
         raise RunFormatError(f"{path} is damaged ({error}); `attnengine embed` makes it again") from error
-    if header.get("settings") != digest:
+    if settings != digest:
         raise RunFormatError(f"{path} was made with other settings; `attnengine embed … --overwrite` makes it again")
-    if header.get("sha256") != _digest(arrays) or not _is_whole(arrays, about):
+    if sha256 != _digest(arrays) or not _is_whole(arrays, about):
         raise RunFormatError(f"{path} does not hold a head's cloud; `attnengine embed` makes it again")
     return Stored(arrays, about["figures"], about["clusters"], about["problem"])
 
