@@ -15,7 +15,7 @@ import typer
 
 from attnengine.errors import AttnEngineError
 
-BENCHMARKS = ("run", "kernels", "parts", "verify", "gpu")
+BENCHMARKS = ("run", "kernels", "parts", "verify", "gpu", "embed")
 
 app = typer.Typer(
     help="What every attention head of a transformer does, how its queries and keys do it, and where, over a corpus.",
@@ -315,7 +315,9 @@ def bench(
     context: typer.Context,
     what: Annotated[
         str,
-        typer.Argument(help="run: whole forwards; kernels: each pass; parts: the CPU path's; verify: checks; gpu: all"),
+        typer.Argument(
+            help="run: whole forwards; kernels: each pass; parts: the CPU path's; verify: checks; gpu: all; embed"
+        ),
     ],
 ) -> None:
     """Measure what the statistics cost, against the strongest rivals, and write a result file.

@@ -23,7 +23,7 @@ import numpy as np
 from attnengine.embedding.curve import TINY, f32, power
 from attnengine.embedding.fuzzy import Graph
 
-PARTS = 8
+PARTS = 16
 NEGATIVES = 5
 CLIP = f32(4)
 NEAR = f32(0.001)  # keeps repulsion finite, as in UMAP
