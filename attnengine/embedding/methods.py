@@ -64,17 +64,18 @@ def aligned(picture: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def _umap_learn(task: Task) -> np.ndarray:
-    import umap
-
     settings = task.settings
-    reducer = umap.UMAP(
-        n_neighbors=settings.neighbours, n_components=settings.dims, metric="cosine", n_epochs=settings.epochs,
-        min_dist=settings.min_dist, init=first_positions(task.points, settings.dims, task.seed),
-        random_state=task.seed, n_jobs=1, precomputed_knn=neighbours(task), force_approximation_algorithm=True,
-    )  # fmt: skip
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns that such a fit cannot transform; ours can, by another way
-        return np.asarray(reducer.fit_transform(task.points), np.float32)
+        # It warns of a missing TensorFlow when loaded, and that such a fit cannot transform: ours can, in another way.
+        warnings.simplefilter("ignore")
+        from umap import UMAP
+
+        found = UMAP(
+            n_neighbors=settings.neighbours, n_components=settings.dims, metric="cosine", n_epochs=settings.epochs,
+            min_dist=settings.min_dist, init=first_positions(task.points, settings.dims, task.seed),
+            random_state=task.seed, n_jobs=1, precomputed_knn=neighbours(task), force_approximation_algorithm=True,
+        ).fit_transform(task.points)  # fmt: skip
+    return np.asarray(found, np.float32)
 
 
 def _t_sne(task: Task) -> np.ndarray:
