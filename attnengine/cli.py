@@ -15,7 +15,7 @@ import typer
 
 from attnengine.errors import AttnEngineError
 
-BENCHMARKS = ("run", "kernels", "parts", "verify", "gpu")
+BENCHMARKS = ("run", "kernels", "parts", "verify", "gpu", "embed")
 
 app = typer.Typer(
     help="What every attention head of a transformer does, how its queries and keys do it, and where, over a corpus.",
@@ -228,6 +228,58 @@ def info(
 
 
 @app.command()
+def embed(
+    run: Annotated[Path, typer.Argument(help="A finished run directory.")],
+    method: Annotated[str, typer.Option(help="umap (ours), umap-learn, t-sne or pca.")] = "umap",
+    gauge: Annotated[
+        str,
+        typer.Option(
+            help="auto, attentionviz (its paper's recipe), attentionviz-uncentred, norm-matched, correlated, balanced."
+        ),
+    ] = "auto",
+    dims: Annotated[int, typer.Option(help="Dimensions of the picture, 2 or 3.")] = 2,
+    neighbours: Annotated[int, typer.Option(help="Nearest neighbours, the point itself included.")] = 15,
+    epochs: Annotated[int, typer.Option(help="Epochs of the layout.")] = 200,
+    min_dist: Annotated[float, typer.Option(help="How close points may lie.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Seed of the layouts.")] = 0,
+    clusters: Annotated[bool, typer.Option("--clusters/--no-clusters", help="Find and name clusters.")] = True,
+    layers: Annotated[str | None, typer.Option(help="Only these layers: 0,3,5.")] = None,
+    heads: Annotated[str | None, typer.Option(help="Only these heads of each layer.")] = None,
+    like: Annotated[Path | None, typer.Option(help="Start from, and turn onto, the embedding of this run.")] = None,
+    jobs: Annotated[int, typer.Option(help="Worker processes; 0: one a core.", min=0)] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an embedding of other settings.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Lay out the sampled queries and keys of every head of RUN as joint clouds, and say how far each can be trusted.
+
+    Stopped anywhere, the same command goes on at the next head.
+    """
+    from attnengine.embedding.pipeline import embed_run
+    from attnengine.embedding.settings import EmbedSettings
+    from attnengine.run.progress import Reporter
+
+    settings = EmbedSettings(method, gauge, dims, neighbours, epochs, min_dist, seed, clusters)
+    reporter = Reporter(quiet=quiet)
+    try:
+        embed_run(
+            run, settings, layers=_numbers("--layers", layers), heads=_numbers("--heads", heads), like=like, jobs=jobs,
+            overwrite=overwrite, reporter=reporter,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        _fail(f"stopped; the heads that are done are kept in {run}: the same command goes on")
+    reporter.say(f"done: {run} · look at it with `attnengine explore {run}`")
+
+
+def _numbers(option: str, text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    words = text.split(",")
+    if not all(word.strip().isdecimal() for word in words):
+        raise ValueError(f"{option} must be numbers separated by commas, as in 0,3,5; got {text!r}")
+    return [int(word) for word in words]
+
+
+@app.command()
 def explore(
     runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.", min=0, max=65535)] = 5006,
@@ -323,7 +375,9 @@ def bench(
     context: typer.Context,
     what: Annotated[
         str,
-        typer.Argument(help="run: whole forwards; kernels: each pass; parts: the CPU path's; verify: checks; gpu: all"),
+        typer.Argument(
+            help="run: whole forwards; kernels: each pass; parts: the CPU path's; verify: checks; gpu: all; embed"
+        ),
     ],
 ) -> None:
     """Measure what the statistics cost, against the strongest rivals, and write a result file.

@@ -85,7 +85,7 @@ def locked(run: Path) -> Iterator[None]:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write an object atomically with a checksum of itself; NaN is written as null, since JSON has no NaN."""
-    plain = _json_safe({name: item for name, item in value.items() if name != "checksum"})
+    plain = json_safe({name: item for name, item in value.items() if name != "checksum"})
     text = json.dumps(plain | {"checksum": _checksum(plain)}, indent=1, ensure_ascii=False, allow_nan=False)
     write_atomic(path, text.encode("utf-8"))
 
@@ -125,11 +125,12 @@ def _checksum(value: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def _json_safe(value: Any) -> Any:
+def json_safe(value: Any) -> Any:
+    """``value`` as JSON can hold it: NumPy scalars as Python's, NaN and infinities as None."""
     if isinstance(value, dict):
-        return {str(key): _json_safe(item) for key, item in value.items()}
+        return {str(key): json_safe(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_json_safe(item) for item in value]
+        return [json_safe(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not np.isfinite(value):

@@ -6,6 +6,7 @@ AttnEngineError
 │   └── UnsupportedModelError   loaded, but its attention cannot be captured faithfully
 ├── CaptureError           captured attention does not agree with the model's own
 ├── PlanError              a run cannot start or go on as asked
+├── EmbeddingError         a head, or a run, has no joint cloud, or not the one asked for
 └── RunFormatError         a folder is not a run, is damaged or of another version, or was made without what is asked
 
 Argument mistakes are ValueError and TypeError as everywhere in Python. The command line prints any of these as one
@@ -37,6 +38,10 @@ class CaptureError(AttnEngineError):
 
 class PlanError(AttnEngineError):
     """A run cannot start, or cannot go on, as asked."""
+
+
+class EmbeddingError(AttnEngineError):
+    """A head, or a run, has no joint cloud of queries and keys, or not the one asked for."""
 
 
 class RunFormatError(AttnEngineError):

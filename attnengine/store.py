@@ -14,6 +14,7 @@
       shards.parquet     one row per piece of work: what it holds, whether it is in the tables, attempts, seconds
       arrays/site-000/queries.npy (n, H, D)  keys.npy (n, Hkv, D)  values.npy (n, Hkv, Dv)  row_entropy.npy (n, H)
                       top_keys.npy top_weights.npy (n, H, 16)      row = row of ``tokens``
+      clouds.parquet cluster_tokens.parquet embedding/      after `attnengine embed`: attnengine/embedding/stored.py
       head_types.parquet (site, head): scores, nulls, intervals and q-values of head types; derived from the sample,
                          so not with --sample 0
       shards/            what a run needs to go on and to be merged: plan.json (the manifest as it began), plan.parquet,
@@ -34,7 +35,7 @@ import json
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -42,18 +43,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attnengine.disk import inside, parse_json, sha256_file, unsealed, write_atomic, write_json
-from attnengine.errors import RunFormatError
+from attnengine.errors import EmbeddingError, RunFormatError
+
+if TYPE_CHECKING:
+    from attnengine.embedding.cloud import Embedding
 
 FORMAT = "attnengine-run"
 FORMAT_VERSION = 2
 TABLES = ("sites", "heads", "neurons", "profiles", "windows", "documents", "tokens", "shards", "key_tokens")
 ARRAYS = ("queries", "keys", "values", "row_entropy", "top_keys", "top_weights")
 #: Tables made from what a run keeps, each under settings of its own: they can be made again and leave the run's hash.
-DERIVED = ("head_types",)
+DERIVED = ("head_types", "clouds", "cluster_tokens")
 STATUSES = ("running", "complete")
 #: Tables that are written when a run begins and stay as they are.
 UNMERGED = ("sites", "windows", "documents")
 SO_FAR = "so-far"  # where merges lie that are not the last
+#: What ``heads`` shows of ``clouds``.
+CLOUD_COLUMNS = (
+    "faithfulness_2d", "faithfulness_2d_se", "faithfulness_2d_n", "faithfulness_d", "faithfulness_d_se",
+    "faithfulness_d_n", "trustworthiness", "continuity", "knn_preservation", "triplet_accuracy", "cross_share_d",
+    "cross_share_2d", "n_clusters", "gauge", "grey",
+)  # fmt: skip
 #: What a run made with ``--stats core`` does not write.
 NOT_IN_CORE = ("profiles", "patterns", "key_tokens")
 
@@ -115,16 +125,20 @@ class Run:
 
     @cached_property
     def heads(self) -> pd.DataFrame:
-        """The table ``heads``, a pandas DataFrame; with the columns of ``head_types`` where the run has them."""
+        """The table ``heads``, a pandas DataFrame; with columns of ``head_types`` and ``clouds`` where there are any."""
         heads = self._table("heads")
-        if "head_types" not in self._derived:
-            return heads
-        types = self.head_types
-        known = [name for name in types.columns if name in heads.columns and name not in ("site", "head")]
+        if "head_types" in self._derived:
+            heads = self._joined(heads, "head_types", list(self.head_types.columns))
+        return self._joined(heads, "clouds", list(CLOUD_COLUMNS)) if "clouds" in self._derived else heads
+
+    def _joined(self, heads: pd.DataFrame, name: str, columns: list[str]) -> pd.DataFrame:
+        """``heads`` with those of the columns of a derived table that it does not have yet."""
+        table = getattr(self, name)
+        new = [column for column in columns if column in table.columns and column not in heads.columns]
         try:
-            return heads.merge(types.drop(columns=known), on=["site", "head"], how="left", validate="1:1")
+            return heads.merge(table[["site", "head", *new]], on=["site", "head"], how="left", validate="1:1")
         except (KeyError, ValueError) as error:  # a MergeError is a ValueError
-            message = f"{self.path}/head_types.parquet does not fit heads.parquet ({error}); make the run again"
+            message = f"{self.path}/{name}.parquet does not fit heads.parquet ({error}); make the run again"
             raise RunFormatError(message) from error
 
     @cached_property
@@ -169,6 +183,22 @@ class Run:
     def top_weights(self, site: int | None = None, *, layer: int | None = None) -> np.ndarray:
         """(n, H, 16) their pattern weights, descending."""
         return self._site_array("top_weights", site, layer)
+
+    @cached_property
+    def clouds(self) -> pd.DataFrame:
+        """(site, head): gauge, faithfulness and quality of each joint cloud, or why there is none.
+
+        Raises EmbeddingError before `attnengine embed`.
+        """
+        if "clouds" not in self._derived:
+            raise EmbeddingError(f"{self.path} has no embedding yet; make it with `attnengine embed {self.path}`")
+        return self._table("clouds")
+
+    def embedding(self, site: int | None = None, head: int = 0, *, layer: int | None = None) -> Embedding:
+        """The joint cloud of a head's sampled queries and keys; EmbeddingError says why there is none."""
+        from attnengine.embedding.cloud import read_embedding
+
+        return read_embedding(self, self._site(site, layer), head)
 
     def _site_array(self, name: str, site: int | None, layer: int | None) -> np.ndarray:
         return self._array(array_path(self._site(site, layer), name))

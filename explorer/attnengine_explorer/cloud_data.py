@@ -1,18 +1,22 @@
-"""The joint query–key cloud of one head: PCA of its sampled queries and centred keys, in double precision.
+"""The joint query–key cloud of one head: the stored embedding, or PCA of its sampled queries and centred keys.
 
-Keys are shifted so that both sides share a centre, k' = k − mean(k) + mean(q): a constant added to every key changes
-no pattern (softmax ignores it), yet would pull the two sides apart (AttentionViz, arXiv 2305.03210).
+A run that `attnengine embed` has been over holds a picture of each head and how faithful it is. Without it the two
+principal axes are computed here, in double precision. Keys are shifted so that both sides share a centre,
+k' = k − mean(k) + mean(q): a constant added to every key changes no pattern (softmax ignores it), yet would pull the
+two sides apart (AttentionViz, arXiv 2305.03210).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from attnengine.errors import RunFormatError
+from attnengine.embedding.init import principal_axes
+from attnengine.errors import EmbeddingError, RunFormatError
 from attnengine_explorer.run_data import RunData
 
 #: Both sides together; beyond it a fixed, evenly spaced part of the sampled tokens is drawn.
@@ -25,33 +29,16 @@ MAX_TOKEN = 40
 class Cloud:
     """Drawn points of one head: ``queries`` and ``keys`` (m, 2), ``tokens`` their rows in ``tokens``.
 
-    ``explained`` is each axis' share of the variance of all sampled points, ``entropy`` (m,) that of the queries'
-    patterns in nats (NaN where unknown), ``n_sampled`` how many tokens were there to draw from.
+    ``facts`` says how the picture was made and how far to trust it, ``entropy`` (m,) is that of the queries' patterns
+    in nats (NaN where unknown), ``n_sampled`` how many tokens were there to draw from.
     """
 
     queries: np.ndarray
     keys: np.ndarray
     tokens: np.ndarray
     entropy: np.ndarray
-    explained: tuple[float, float]
+    facts: str
     n_sampled: int
-
-
-def pca(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(n, d) → coordinates on the first two principal axes (n, 2) and the share of variance of each (2,).
-
-    The sign of an axis is fixed by its largest loading, which is positive.
-    """
-    centred = np.asarray(points, dtype=np.float64) - points.mean(axis=0, dtype=np.float64)
-    variances, axes = np.linalg.eigh(centred.T @ centred)  # ascending
-    two = axes[:, ::-1][:, :2]
-    if two.shape[1] < 2:  # a head of one neuron
-        two = np.pad(two, ((0, 0), (0, 1)))
-    largest = np.abs(two).argmax(axis=0)
-    signs = np.where(two[largest, [0, 1]] < 0, -1.0, 1.0)
-    spread = np.pad(variances[::-1], (0, 2))[:2].clip(min=0)
-    total = variances.clip(min=0).sum()
-    return centred @ (two * signs), spread / total if total > 0 else spread
 
 
 def drawn_rows(n: int) -> np.ndarray:
@@ -61,7 +48,46 @@ def drawn_rows(n: int) -> np.ndarray:
 
 
 def cloud(run: RunData, site: int, head: int) -> Cloud | str:
-    """The cloud of a head, or why there is none."""
+    """The cloud of a head, or why there is none: the stored one, else by principal axes."""
+    try:
+        return stored_cloud(run, site, head)
+    except (EmbeddingError, RunFormatError, ValueError) as problem:
+        embedded = (run.path / "embedding").exists()
+        return principal_cloud(run, site, head, f" · no layout: {problem}" if embedded else "")
+
+
+def stored_cloud(run: RunData, site: int, head: int) -> Cloud:
+    """The picture that `attnengine embed` made; of three dimensions the first two."""
+    found = run.run.embedding(site, head)
+    n = len(found.points) // 2
+    drawn = drawn_rows(n)
+    return Cloud(
+        queries=found.points[:n, :2][drawn],
+        keys=found.points[n:, :2][drawn],
+        tokens=drawn,
+        entropy=_entropy(run, site, head, n)[drawn],
+        facts=_trust(found.settings.method, found.figures),
+        n_sampled=n,
+    )
+
+
+def _trust(method: str, figures: dict[str, Any]) -> str:
+    """``umap, gauge balanced · faithfulness −0.61 ± 0.02 on screen, −0.97 in space · trustworthiness 0.99``."""
+
+    def said(name: str) -> str:
+        value = figures.get(name)
+        return f"{value:.2f}".replace("-", "−") if isinstance(value, int | float) else "unknown"
+
+    grey = " (too low: do not read distance as attention)" if figures.get("grey") else ""
+    return (
+        f"{method}, gauge {figures.get('gauge')} · faithfulness {said('faithfulness_2d')} ± "
+        f"{said('faithfulness_2d_se')} on screen{grey}, {said('faithfulness_d')} in space · trustworthiness "
+        f"{said('trustworthiness')}"
+    )
+
+
+def principal_cloud(run: RunData, site: int, head: int, why: str = "") -> Cloud | str:
+    """The cloud of a head on its two principal axes, or why there is none; ``why`` is added to its facts."""
     where = run.sites[site]
     try:
         queries, keys = run.run.queries(site), run.run.keys(site)
@@ -79,14 +105,14 @@ def cloud(run: RunData, site: int, head: int) -> Cloud | str:
     if len(rows) < 3:
         return "Fewer than three sampled tokens of this head have finite queries and keys."
     q, k = q[rows], k[rows]
-    points, explained = pca(np.concatenate([q, k - k.mean(axis=0) + q.mean(axis=0)]))
+    points, explained = principal_axes(np.concatenate([q, k - k.mean(axis=0) + q.mean(axis=0)]), 2)
     drawn = drawn_rows(len(rows))
     return Cloud(
         queries=points[: len(rows)][drawn].astype(np.float32),
         keys=points[len(rows) :][drawn].astype(np.float32),
         tokens=rows[drawn],
         entropy=_entropy(run, site, head, len(queries))[rows[drawn]],
-        explained=(float(explained[0]), float(explained[1])),
+        facts="→ PCA 1: {:.1f} % · ↑ PCA 2: {:.1f} % of the variance".format(*(100 * explained)) + why,
         n_sampled=len(rows),
     )
 

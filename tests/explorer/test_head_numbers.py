@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attnengine.embedding.init import principal_axes
 from attnengine.errors import RunFormatError
-from attnengine_explorer.cloud_data import MAX_POINTS, cloud, drawn_rows, pca, token_columns, visible
+from attnengine_explorer.cloud_data import MAX_POINTS, cloud, drawn_rows, token_columns, visible
 from attnengine_explorer.head_data import neurons, offset_axis, offset_ticks, profile, summary, value_text
 from attnengine_explorer.run_data import RunData
 from attnengine_explorer.state import ViewState
@@ -28,7 +29,7 @@ def ragged(runs):
 @given(st.integers(3, 40), st.integers(2, 12), st.integers(0, 2**32 - 1))
 def test_pca_equals_the_svd_up_to_the_sign_it_fixes(n, d, seed):
     points = np.random.default_rng(seed).normal(size=(n, d)) * np.arange(1, d + 1) + 7
-    found, explained = pca(points)
+    found, explained = principal_axes(points, 2)
     u, s, vt = np.linalg.svd(points - points.mean(0), full_matrices=False)
     signs = np.sign(vt[[0, 1], np.abs(vt[:2]).argmax(1)])
     np.testing.assert_allclose(found, u[:, :2] * s[:2] * signs, rtol=1e-6, atol=1e-6 * s[0])
@@ -36,8 +37,8 @@ def test_pca_equals_the_svd_up_to_the_sign_it_fixes(n, d, seed):
 
 
 def test_pca_of_equal_points_and_of_one_neuron_is_finite():
-    assert np.array_equal(pca(np.ones((4, 3)))[0], np.zeros((4, 2)))
-    found, explained = pca(np.array([[0.0], [2.0]]))
+    assert np.array_equal(principal_axes(np.ones((4, 3)), 2)[0], np.zeros((4, 2)))
+    found, explained = principal_axes(np.array([[0.0], [2.0]]), 2)
     assert found.tolist() == [[-1, 0], [1, 0]]
     assert explained.tolist() == [1, 0]
 
@@ -46,7 +47,7 @@ def test_the_cloud_uses_the_key_head_of_the_group_and_shares_one_centre(ragged):
     # decoder L0 has 8 heads over 2 key heads: head 5 reads key head 1.
     q = np.asarray(ragged.run.queries(2)[:, 5], dtype=float)
     k = np.asarray(ragged.run.keys(2)[:, 1], dtype=float)
-    expected, _ = pca(np.concatenate([q, k - k.mean(0) + q.mean(0)]))
+    expected, _ = principal_axes(np.concatenate([q, k - k.mean(0) + q.mean(0)]), 2)
     found = cloud(ragged, 2, 5)
     np.testing.assert_allclose(np.concatenate([found.queries, found.keys]), expected, atol=1e-4)
     np.testing.assert_allclose(found.queries.mean(0), found.keys.mean(0), atol=1e-4)
@@ -156,3 +157,31 @@ def test_a_damaged_run_is_refused_in_one_line(tmp_path, runs, damage):
     with pytest.raises(RunFormatError) as caught:
         RunData(copy)
     assert "\n" not in str(caught.value).split("; ")[0]
+
+
+def test_a_stored_embedding_is_drawn_with_its_faithfulness_and_a_head_without_says_why(tmp_path, runs):
+    import shutil
+
+    from attnengine.embedding.clusters import Cluster
+    from attnengine.embedding.gauge import attentionviz
+    from attnengine.embedding.head import Picture
+    from attnengine.embedding.settings import EmbedSettings
+    from attnengine.embedding.stored import head_path, open_folder, write_head
+
+    copy = shutil.copytree(runs["core"], tmp_path / "copy")
+    digest = open_folder(copy, EmbedSettings(), "", overwrite=False)
+    run = RunData(copy)
+    n = len(run.run.queries(0))
+    points = np.random.default_rng(0).normal(size=(2 * n, 2)).astype(np.float32)
+    figures = {"gauge": "attentionviz", "faithfulness_2d": -0.614, "faithfulness_2d_se": 0.02, "grey": True}
+    gauge = attentionviz(np.eye(16), np.eye(16))
+    labels = np.full(2 * n, -1, np.int16)
+    picture = Picture(points, labels, gauge, figures, [Cluster(0, 1, 0.5, ((3, 2.5),))])
+    write_head(head_path(copy, 0, 1), digest, picture)
+    write_head(head_path(copy, 0, 2), digest, "every sampled key is the same vector")
+    found = cloud(run, 0, 1)
+    assert np.array_equal(np.concatenate([found.queries, found.keys]), points)
+    assert "faithfulness −0.61 ± 0.02 on screen (too low" in found.facts
+    assert "no layout: head 2 of site 0 has no cloud: every sampled key" in cloud(run, 0, 2).facts
+    assert cloud(run, 1, 0).facts.startswith("→ PCA 1: ")
+    assert "no layout" not in cloud(RunData(runs["core"]), 1, 0).facts

@@ -1,4 +1,4 @@
-"""The joint query–key cloud of the open head: sampled queries and centred keys on their two main axes."""
+"""The joint query–key cloud of the open head: its stored embedding, or its two main axes."""
 
 from __future__ import annotations
 
@@ -84,10 +84,9 @@ class CloudView:
             return
         self._send(found)
         self._fit(np.concatenate([found.queries, found.keys]))
-        first, second = (f"PCA {i + 1}: {100 * share:.1f} %" for i, share in enumerate(found.explained))
         n, n_sampled = len(found.tokens), found.n_sampled
         drawn = f"{n:,} of {n_sampled:,}" if n < n_sampled else f"{n:,}"
-        self.notes["cloud-facts"] = f"→ {first} · ↑ {second} of the variance · {drawn} sampled tokens on either side"
+        self.notes["cloud-facts"] = f"{found.facts} · {drawn} sampled tokens on either side"
 
     def _send(self, found: Cloud) -> None:
         moving: dict[str, Any] = {

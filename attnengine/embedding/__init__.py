@@ -1,0 +1,1 @@
+"""Joint query–key clouds of attention heads: gauge, neighbours, layout, and how far each picture can be trusted."""

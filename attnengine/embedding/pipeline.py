@@ -1,0 +1,223 @@
+"""All heads of a run: each laid out by a worker process, written at once, and never twice."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from attnengine.embedding import stored
+from attnengine.embedding.cloud import head_vectors, read_embedding
+from attnengine.embedding.settings import EmbedSettings, head_seed
+from attnengine.errors import EmbeddingError, RunFormatError
+from attnengine.run.progress import Reporter
+from attnengine.store import Run, open_run
+
+if TYPE_CHECKING:
+    from attnengine.embedding.head import Picture
+
+
+@dataclass(frozen=True)
+class Order:
+    """What every worker needs to know, small enough to send to each."""
+
+    run: Path
+    settings: EmbedSettings
+    digest: str
+    like: Path | None = None
+
+
+def embed_run(
+    path: str | os.PathLike[str],
+    settings: EmbedSettings | None = None,
+    *,
+    layers: Iterable[int] | None = None,
+    heads: Iterable[int] | None = None,
+    like: str | os.PathLike[str] | None = None,
+    jobs: int = 0,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+) -> pd.DataFrame:
+    """Embed the heads of a finished run and return table ``clouds``; heads that are there already are kept.
+
+    layers, heads: only these, all by default. like: a run of the same model and sample whose embedding each picture
+    starts from and is turned onto. jobs: worker processes, one a core by default; they change no bit.
+
+    Raises RunFormatError for a run without a sample, EmbeddingError where another embedding is in the way or ``like``
+    does not fit, ValueError for layers or heads that the run does not have. A head that cannot be embedded is no
+    error: its row says why.
+    """
+    run, settings = open_run(path), settings or EmbedSettings()
+    reporter = reporter or Reporter(quiet=True)
+    check_sample(run)
+    other = None if like is None else Path(like)
+    if other is not None:
+        settings = replace(settings, like=check_like(run, open_run(other)))
+    wanted = select(run, layers, heads)
+    digest = stored.open_folder(run.path, settings, str(run.manifest.get("run_hash")), overwrite=overwrite)
+    order = Order(run.path, settings, digest, other)
+    todo = [key for key in wanted if not is_done(order, *key)]
+    if len(todo) < len(wanted):
+        reporter.say(f"{len(wanted) - len(todo)} of {len(wanted)} heads are already embedded")
+    with reporter.track("embedding", len(wanted), "heads", len(wanted) - len(todo)) as bar:
+        for _ in run_all(order, todo, jobs or available_cores()):
+            bar.advance(bar.task_ids[0])
+    clouds = stored.write_tables(
+        run, digest, [row for row in head_rows(run) if is_done(order, row["site"], row["head"])]
+    )
+    report(clouds, reporter)
+    return clouds
+
+
+def check_sample(run: Run) -> None:
+    """RunFormatError if the run keeps no sampled vectors."""
+    if not len(run.tokens) or not all((run.path / "arrays" / f"site-{s:03d}").is_dir() for s in run.sites.site):
+        raise RunFormatError(
+            f"{run.path} keeps no sampled queries and keys; make the run again with --sample above 0 (5000 by default)"
+        )
+
+
+def check_like(run: Run, other: Run) -> str:
+    """The hash of the other run's embedding; EmbeddingError if it is not one of the same heads and tokens."""
+    _, digest = stored.read_settings(other.path)
+    for table, columns in (("sites", ["site", "n_heads"]), ("tokens", ["document", "position", "token_id"])):
+        mine, theirs = getattr(run, table)[columns], getattr(other, table)[columns]
+        if not mine.equals(theirs):
+            raise EmbeddingError(
+                f"{run.path} and {other.path} differ in table {table}: a warm start needs the same heads and the same "
+                "sampled tokens (same corpus, tokenizer, --sample and --seed)"
+            )
+    return digest
+
+
+def head_rows(run: Run) -> list[dict[str, Any]]:
+    """The keys of every head: site, head, layer, kind."""
+    return [
+        {"site": int(row.site), "head": head, "layer": int(row.layer), "kind": str(row.kind)}
+        for row in run.sites.sort_values("site").itertuples()
+        for head in range(int(row.n_heads))
+    ]
+
+
+def select(run: Run, layers: Iterable[int] | None, heads: Iterable[int] | None) -> list[tuple[int, int]]:
+    """(site, head) of the wanted layers and heads; ValueError names one that the run does not have."""
+    rows = head_rows(run)
+    for name, column, wanted in (("layer", "layer", layers), ("head", "head", heads)):
+        if wanted is None:
+            continue
+        chosen, known = set(wanted), {row[column] for row in rows}
+        if chosen - known:
+            raise ValueError(f"this run has no {name} {min(chosen - known)}; it has 0 to {max(known)}")
+        rows = [row for row in rows if row[column] in chosen]
+    return [(row["site"], row["head"]) for row in rows]
+
+
+def is_done(order: Order, site: int, head: int) -> bool:
+    """Whether a head's file is there, whole, and of these settings; a damaged one is made again."""
+    path = stored.head_path(order.run, site, head)
+    if not path.exists():
+        return False
+    try:
+        stored.read_head(path, order.digest)
+    except RunFormatError:
+        return False
+    return True
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_all(order: Order, todo: list[tuple[int, int]], jobs: int) -> Iterator[None]:
+    """Embed every head of ``todo``, in this process or by workers that stay; yields as heads are finished."""
+    if jobs == 1 or len(todo) < 2:
+        for site, head in todo:
+            embed_one(order, site, head)
+            yield
+        return
+    from joblib import Parallel, delayed, parallel_config
+
+    with parallel_config("loky", n_jobs=min(jobs, len(todo)), inner_max_num_threads=1), stopping_workers():
+        results = Parallel(return_as="generator_unordered")(delayed(embed_one)(order, *key) for key in todo)
+        yield from results
+
+
+@contextmanager
+def stopping_workers() -> Iterator[None]:
+    """Where the work is interrupted, end the workers instead of waiting for the heads they are at."""
+    try:
+        yield
+    except (KeyboardInterrupt, GeneratorExit):
+        from joblib.externals.loky import get_reusable_executor
+
+        get_reusable_executor().shutdown(wait=True, kill_workers=True)
+        raise
+
+
+@lru_cache(maxsize=2)
+def opened(path: Path) -> Run:
+    """A run, opened once a worker."""
+    return open_run(path)
+
+
+def embed_one(order: Order, site: int, head: int) -> None:
+    """Lay one head out and write it, or the reason why it has no cloud."""
+    from threadpoolctl import threadpool_limits
+
+    from attnengine.embedding.head import embed_head
+
+    seed = head_seed(order.settings.seed, site, head)
+    with threadpool_limits(1):  # a product's last bits may depend on the threads that share it
+        try:
+            picture: Picture | str = embed_head(
+                read(opened(order.run), site, head), order.settings, seed, start=start(order, site, head)
+            )
+        except EmbeddingError as problem:
+            picture = str(problem)
+    stored.write_head(stored.head_path(order.run, site, head), order.digest, picture)
+
+
+def read(run: Run, site: int, head: int) -> Any:
+    """A head's sample and what its queries see."""
+    from attnengine.embedding.faithfulness import sight
+    from attnengine.embedding.head import Head
+
+    row = run.sites[run.sites.site == site].iloc[0]
+    window = None if pd.isna(row.window) else int(row.window)
+    seen = sight(run.tokens, kind=str(row.kind), window=window, top_keys=run.top_keys(site))
+    queries, keys = head_vectors(run, site, head)
+    return Head(queries, keys, seen, run.tokens.token_id.to_numpy(), bool(row.has_sink))
+
+
+def start(order: Order, site: int, head: int) -> np.ndarray | None:
+    """The picture that a warm start begins from; EmbeddingError if the other run has none of this head."""
+    if order.like is None:
+        return None
+    found = read_embedding(opened(order.like), site, head).points
+    if found.shape[1] != order.settings.dims:
+        raise EmbeddingError(f"the picture to start from has {found.shape[1]} dimensions, not {order.settings.dims}")
+    return found
+
+
+def report(clouds: pd.DataFrame, reporter: Reporter) -> None:
+    """Say what came out, and name the heads without a cloud."""
+    missing = clouds[clouds.problem.notna()]
+    made = len(clouds) - len(missing)
+    if made:
+        grey = int((clouds.grey & clouds.problem.isna()).sum())
+        faithful = clouds.faithfulness_2d.median()
+        reporter.say(
+            f"{made} heads embedded · median faithfulness on screen {faithful:.2f} · {grey} too unfaithful to read"
+        )
+    for row in missing.head(5).itertuples():
+        reporter.warn(f"no cloud of L{row.layer}H{row.head}: {row.problem}")
+    if len(missing) > 5:
+        reporter.warn(f"and {len(missing) - 5} more heads have none; table clouds says why")
