@@ -107,7 +107,8 @@ def make_sequences(loaded: LoadedModel, settings: ProbeSettings, *, causal: bool
             f"two copies of {settings.length} tokens with special ones are {total}, the model has "
             f"{loaded.max_positions} positions; use a smaller --length"
         )
-    known = min(len(tokenizer), loaded.model.get_input_embeddings().weight.shape[0])
+    embedding: Any = loaded.model.get_input_embeddings()
+    known = min(len(tokenizer), embedding.weight.shape[0])
     words = np.setdiff1d(np.arange(known), tokenizer.all_special_ids)
     rng = np.random.default_rng(settings.seed)
     once = np.stack(
