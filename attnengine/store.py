@@ -125,7 +125,7 @@ class Run:
 
     @cached_property
     def heads(self) -> pd.DataFrame:
-        """The table ``heads``, a pandas DataFrame; with columns of ``head_types`` and ``clouds`` where there are any."""
+        """The table ``heads``, a DataFrame, with columns of ``head_types`` and ``clouds`` where there are any."""
         heads = self._table("heads")
         if "head_types" in self._derived:
             heads = self._joined(heads, "head_types", list(self.head_types.columns))

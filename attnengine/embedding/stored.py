@@ -25,7 +25,7 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from attnengine import store
+from attnengine import disk, store
 from attnengine.embedding.settings import EmbedSettings
 from attnengine.errors import EmbeddingError, RunFormatError
 
@@ -64,7 +64,7 @@ def write_head(path: Path, digest: str, picture: Picture | str) -> None:
         arrays = {name: np.ascontiguousarray(array) for name, array in zip(ARRAYS, found, strict=True)}
         clusters = [vars(cluster) for cluster in picture.clusters]
         about = {"figures": picture.figures, "clusters": clusters, "problem": None}
-    header = {"settings": digest, "sha256": _digest(arrays), "about": store.json_safe(about)}
+    header = {"settings": digest, "sha256": _digest(arrays), "about": disk.json_safe(about)}
     # One entry: safetensors writes several in no fixed order, and equal heads shall be equal files.
     store.write_atomic(path, save(arrays, metadata={HEADER: json.dumps(header)}))
 
