@@ -8,6 +8,7 @@
       profiles.parquet   (site, head, offset_lo, offset_hi): mass by signed offset; not with --stats core
       key_tokens.parquet (site, head, rank): the tokens with most attention above what an even head gives them;
                          not with --stats core
+      examples.parquet   (site, head, statistic, rank or decile): sampled rows in which it can be seen, and their key
       patterns.npy       (site, head, 32, 32) fp32 mean pattern on relative positions; NaN where a site has fewer heads;
                          not with --stats core
       windows.parquet documents.parquet tokens.parquet      provenance; ``tokens`` is the sample
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
 FORMAT = "attnengine-run"
 FORMAT_VERSION = 2
-TABLES = ("sites", "heads", "neurons", "profiles", "windows", "documents", "tokens", "shards", "key_tokens")
+TABLES = ("sites", "heads", "neurons", "profiles", "windows", "documents", "tokens", "shards", "key_tokens", "examples")
 ARRAYS = ("queries", "keys", "values", "row_entropy", "top_keys", "top_weights")
 #: Tables made from what a run keeps, each under settings of its own: they can be made again and leave the run's hash.
 DERIVED = ("head_types", "clouds", "cluster_tokens")
@@ -119,6 +120,7 @@ class Run:
     tokens = cached_property(lambda self: self._table("tokens"))
     shards = cached_property(lambda self: self._table("shards"))
     key_tokens = cached_property(lambda self: self._table("key_tokens"))
+    examples = cached_property(lambda self: self._table("examples"))
     for _name in set(TABLES) - {"heads"}:  # a cached_property made from a lambda does not know its own name
         locals()[_name].__doc__ = f"The table ``{_name}``, a pandas DataFrame (columns: STATISTICS.md)."
     del _name

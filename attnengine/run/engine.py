@@ -23,7 +23,8 @@ from attnengine.records import Site, head_name
 from attnengine.run import sampling, shards, types
 from attnengine.run.prefetch import batches
 from attnengine.run.sampling import Sample
-from attnengine.statistics.accumulate import Pilot, SiteSums
+from attnengine.statistics.accumulate import PILOT_SUMS, Pilot, SiteSums
+from attnengine.statistics.row_values import own_sums, row_values
 from attnengine_kernels import AttentionCall, Memory, TokenFacts, head_sums
 
 MASS_DEFECT_GATE = 1e-3  # above it, statistics and model used different masks (KERNELS.md section 4)
@@ -80,10 +81,12 @@ def make_pilots(job: Job) -> list[Pilot]:
     with Capture(job.loaded.model, job.sites) as capture:
         for window in sorted({n * i // 4 for i in range(4)}):  # one by one: what fits must not depend on the plan
             _sums_of(job, capture, window, found)
-    return [
-        Pilot.of({name: torch.cat([one[name] for one in found[site.site]]) for name in found[site.site][0]})
-        for site in job.sites
-    ]
+    return [_pilot(found[site.site]) for site in job.sites]
+
+
+def _pilot(windows: list[dict[str, torch.Tensor]]) -> Pilot:
+    names = [name for name in PILOT_SUMS if name in windows[0]]
+    return Pilot.of({name: torch.cat([one[name] for one in windows]) for name in names})
 
 
 def _sums_of(job: Job, capture: Capture, window: int, found: dict[int, list[dict[str, torch.Tensor]]]) -> None:
@@ -179,8 +182,10 @@ def run_batch(
         sums[site.site].add(found, group, job.plan.n_groups)
         sums[site.site].tokens.add(found, streams_of(site, batch)[1])
         if len(rows):
-            sample.take(site.site, call, where)
             facts, length = streams_of(site, batch), job.max_length
+            values = row_values(call, *facts, where, cross=site.kind == "cross")
+            sample.take(site.site, call, where, values)
+            sums[site.site].add(own_sums(values), group[where[:, 0]], job.plan.n_groups)
             types.add_rows(sums[site.site], site, call, facts, where, group, job.plan.n_groups, length)
 
     capture.forward(batch.inputs, on_call)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -28,6 +29,7 @@ from attnengine.run.sampling import Sample
 from attnengine.run.shards import About
 from attnengine.statistics import tables
 from attnengine.statistics.accumulate import SiteSums
+from attnengine.statistics.examples import examples_table
 from attnengine.statistics.key_tokens import key_tokens_table
 from attnengine_kernels.sums import profile_edges
 
@@ -126,18 +128,23 @@ class _Merge:
         return heads
 
     def _write_sample(self, where: Path) -> None:
-        """The sampled tokens that were seen, and the arrays of every site in the same order."""
+        """The sampled tokens that were seen, the arrays of every site in the same order, and examples from them."""
         fp32 = self.plan.manifest["model"]["dtype"] == "float32"
         rows = torch.cat(self.sample.rows) if self.sample.rows else torch.empty(0, dtype=torch.int64)
         order = torch.argsort(rows)
         tokens = self.plan.tokens.iloc[rows[order].numpy()].reset_index(drop=True)
-        store.write_table(where, "tokens", tokens.assign(token=range(len(tokens))))
+        tokens = tokens.assign(token=range(len(tokens)))
+        store.write_table(where, "tokens", tokens)
+        values: dict[int, dict[str, np.ndarray]] = {}
         for site in self.plan.sites:
-            for name, parts in self.sample.pieces[site.site].items():
-                array = torch.cat(parts)[order].numpy()
-                store.write_array(
-                    where, store.array_path(site.site, name), sampling.stored_dtype(array, source_fp32=fp32)
-                )
+            pieces = self.sample.pieces[site.site]
+            arrays = {name: torch.cat(parts)[order].numpy() for name, parts in pieces.items()}
+            of_rows = [name for name in arrays if name.startswith(sampling.ROW)]
+            values[site.site] = {name.removeprefix(sampling.ROW): arrays.pop(name) for name in of_rows}
+            for name, array in arrays.items():
+                kept = sampling.stored_dtype(array, source_fp32=fp32)
+                store.write_array(where, store.array_path(site.site, name), kept)
+        store.write_table(where, "examples", examples_table(self.plan.sites, values, tokens))
 
     def _shards_frame(self) -> pd.DataFrame:
         """The plan's shards with what became of them."""

@@ -32,6 +32,7 @@ from attnengine.run.progress import Reporter
 from attnengine.run.sampling import Sample
 from attnengine.run.settings import RunSettings
 from attnengine.statistics.accumulate import SiteSums
+from attnengine.statistics.own import OWN
 from attnengine_kernels import path_for
 
 CHECK_TOKENS = 64  # length of the self-check's batch: eager attention is the one thing here that is L×L
@@ -59,6 +60,7 @@ def make_job(
         "settings": settings.as_dict(),
         "device": torch.device(device).type,
         "dtype": str(loaded.model.dtype),
+        "own": [one.as_dict() for one in OWN.values()],
     }
     plan = make_plan(
         feed,
@@ -159,6 +161,7 @@ def first_manifest(job: Job, settings: RunSettings, checked: dict[str, Any]) -> 
         },
         "sample": {"tokens": job.plan.n_samples},
         "settings": settings.as_dict(),
+        "own_statistics": [one.as_dict() for one in OWN.values()],
         "kernels": path_for(torch.device(job.device).type, loaded.model.dtype),
         "self_check": checked,
         "output": "bit-identical to stock SDPA" if reason is None else reason,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +14,7 @@ from attnengine.corpus.plan import Plan
 from attnengine_kernels import AttentionCall, sampled_rows
 
 TOP_KEYS = 16
+ROW = "row."  # begins the names of row values, which become examples and are not kept as arrays
 FP16_LIMIT = 6e4  # larger magnitudes are stored in fp32
 
 
@@ -23,8 +25,11 @@ class Sample:
     rows: list[Tensor] = field(default_factory=list)  # rows of table ``tokens``, one tensor a batch
     pieces: dict[int, dict[str, list[Tensor]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
 
-    def take(self, site: int, call: AttentionCall, where: Tensor) -> None:
-        """Gather the sampled tokens of one attention call; ``where`` (n, 2) int64 are (row of batch, position)."""
+    def take(self, site: int, call: AttentionCall, where: Tensor, values: Mapping[str, Tensor]) -> None:
+        """Gather the sampled tokens of one attention call; ``where`` (n, 2) int64 are (row of batch, position).
+
+        ``values`` (n, h) are what :mod:`attnengine.statistics.row_values` says of the same rows.
+        """
         window, position = where[:, 0].to(call.query.device), where[:, 1].to(call.query.device)
         weights, keys, entropy = sampled_rows(call, where.to(call.query.device), k=TOP_KEYS)
         found = {
@@ -34,7 +39,7 @@ class Sample:
             "row_entropy": entropy,  # (n, h)
             "top_keys": keys,  # (n, h, 16)
             "top_weights": weights,  # (n, h, 16)
-        }
+        } | {ROW + name: value for name, value in values.items()}
         for name, tensor in found.items():
             # A copy on the host: the model's tensors are freed when the layer returns.
             stored = tensor.to("cpu", torch.int32 if name == "top_keys" else torch.float32, copy=True)

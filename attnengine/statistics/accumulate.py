@@ -37,6 +37,10 @@ MOMENTS = {
 }
 
 
+#: The sums that a pilot is made from; only "all" runs have them all, and only self-attention has distances.
+PILOT_SUMS = ("n_pairs", "score_mean", "score_mean_n", "qk", "distance_sum", "distance_pairs")
+
+
 @dataclass(frozen=True)
 class Pilot:
     """The fixed centres of a site: near the means, so that centred second moments keep their digits."""

@@ -12,6 +12,7 @@ from attnengine.records import Site
 from attnengine.statistics import uncertainty
 from attnengine.statistics.accumulate import SiteSums
 from attnengine.statistics.catalogue import HEADS, NEURONS, Statistic, is_mass
+from attnengine.statistics.own import PREFIX
 from attnengine_kernels.sums import keeps
 
 Array = np.ndarray
@@ -99,6 +100,16 @@ def _head_columns(one: SiteSums, stats: str) -> Columns:
             out[name], out[f"{name}_se"] = _head_statistic(name, estimator, one, grouped, heads)
             if is_mass(name):
                 out[f"{name}_n"] = grouped[f"{name}_n"].sum(0) if f"{name}_n" in grouped else np.zeros(heads)
+    return out | _own_columns(grouped)
+
+
+def _own_columns(grouped: Columns) -> Columns:
+    """The columns of statistics that the user registered, by name."""
+    out: Columns = {}
+    for key in sorted(key for key in grouped if key.startswith(PREFIX) and f"{key}_n" in grouped):
+        name = key.removeprefix(PREFIX)
+        out[name], out[f"{name}_se"] = uncertainty.ratio(grouped[key], grouped[f"{key}_n"])
+        out[f"{name}_n"] = grouped[f"{key}_n"].sum(0)
     return out
 
 

@@ -1,0 +1,142 @@
+"""What single rows do: statistics of every sampled query row, the material of examples and of one's own statistics.
+
+A value is a number per sampled row and head, NaN where the row has none (no visible target, no position, context of
+an overlapping window). The built-in ones are the head statistics before they are averaged, so their mean over all
+rows of a corpus is the column of ``heads`` with the same name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from attnengine.errors import PlanError
+from attnengine.statistics.own import OWN, PREFIX
+from attnengine_kernels import AttentionCall, PatternRows, TokenFacts, pattern_rows
+
+PAIR = "pair"  # the weight of the row's heaviest key that is neither the first nor a special token
+PAIR_KEY, PAIR_TOKEN = "pair_key", "pair_token"  # where that key stands in the window, and which token it is
+TOP_KEY = "top_key"  # where the row's heaviest key stands
+
+
+def row_values(
+    call: AttentionCall, queries: TokenFacts, keys: TokenFacts, rows: Tensor, *, cross: bool
+) -> dict[str, Tensor]:
+    """Name -> (n, h) fp32 on the CPU of the sampled ``rows`` (n, 2) int64, (window of the batch, query).
+
+    Statistics of ``heads`` that are means over rows, :data:`PAIR` with its key (fp32 holds indices up to 2^24), and
+    whatever :func:`attnengine.statistic` registered. Memory O(64 · h · k). Raises PlanError as :func:`own_values` does.
+    """
+    parts: list[dict[str, Tensor]] = []
+    rows = rows.to(call.query.device)
+    with torch.no_grad():
+        for part in pattern_rows(call, rows):
+            found = _values(part, queries, keys, cross) | own_values(part, queries, keys)
+            counted = queries.counted[part.window, part.position] & part.visible.any(-1)
+            parts.append({name: x.masked_fill(~counted[:, None], torch.nan).float().cpu() for name, x in found.items()})
+    return {name: torch.cat([part[name] for part in parts]) for name in (parts[0] if parts else {})}
+
+
+def own_values(part: PatternRows, queries: TokenFacts, keys: TokenFacts) -> dict[str, Tensor]:
+    """The values of registered statistics; PlanError if one does not return (n, h) numbers."""
+    out = {}
+    for name, one in OWN.items():
+        value = one.of_rows(part, queries, keys)
+        expected = tuple(part.p.shape[:2])
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        if got != expected:
+            raise PlanError(f"statistic {name}: expected a tensor (rows, heads) = {expected}, got {got}")
+        out[name] = value
+    return out
+
+
+def own_sums(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Additive sums of the registered statistics among row values: ``own_<name>`` (n, h) and its number of rows."""
+    out: dict[str, Tensor] = {}
+    for name in OWN.keys() & values.keys():
+        value = values[name].double()
+        out |= {f"{PREFIX}{name}": value.nan_to_num(nan=0.0), f"{PREFIX}{name}_n": (~value.isnan()).double()}
+    return out
+
+
+def _values(part: PatternRows, queries: TokenFacts, keys: TokenFacts, cross: bool) -> dict[str, Tensor]:
+    p, visible = part.p, part.visible
+    total = p.sum(-1)  # (n, h): below 1 with a learned sink
+    share = p / total[..., None]
+    seen = visible.sum(-1)[:, None]  # (n, 1)
+    entropy = torch.special.entr(share).sum(-1)
+    out = {
+        "entropy": entropy,
+        "entropy_normalized": (entropy / seen.clamp(min=2).log()).masked_fill(seen < 2, torch.nan),
+        "p_max": share.amax(-1) if p.shape[-1] else total,
+    }
+    classes = {name: visible & (flags & keys.real)[part.window] for name, flags in keys.classes.items()}
+    out |= {f"{name}_mass": _mass(p, target) for name, target in classes.items()}
+    out |= _pair(part, keys, p)
+    out[TOP_KEY] = p.argmax(-1).to(p.dtype) if p.shape[-1] else total
+    return out if cross else out | _by_place(part, queries, keys)
+
+
+def _by_place(part: PatternRows, queries: TokenFacts, keys: TokenFacts) -> dict[str, Tensor]:
+    """What asks for positions, which cross-attention does not have."""
+    i, j = queries.position[part.window, part.position][:, None], keys.position[part.window]  # (n, 1), (n, k)
+    placed, offset = part.visible & (i >= 0) & (j >= 0), i - j
+    near = {"self": placed & (offset == 0), "previous": placed & (offset == 1), "next": placed & (offset == -1)}
+    targets = near | _by_token(part, queries, keys, near["self"], near["next"])
+    out = {f"{name}_mass": _mass(part.p, target) for name, target in targets.items()}
+    distance = offset.abs().to(part.p.dtype)
+    if queries.patch is not None and keys.patch is not None:
+        step = queries.patch[part.window, part.position][:, None] - keys.patch[part.window]  # (n, k, 2)
+        distance = step.to(part.p.dtype).square().sum(-1).sqrt()
+    p = part.p * placed[:, None]
+    share = p / p.sum(-1, keepdim=True)  # NaN where no key has a position
+    out["offset_mean"] = (share @ offset.to(p.dtype)[..., None])[..., 0]
+    out["distance_mean"] = (share @ distance[..., None])[..., 0]
+    return out
+
+
+def _by_token(
+    part: PatternRows, queries: TokenFacts, keys: TokenFacts, itself: Tensor, following: Tensor
+) -> dict[str, Tensor]:
+    """Visible targets by what tokens are, (n, k) bool; absent without token ids or sentences (pictures)."""
+    out, where, visible = {}, part.window, part.visible & keys.real[part.window]
+    if queries.token_id is not None and keys.token_id is not None:
+        mine, theirs = queries.token_id[where, part.position][:, None], keys.token_id
+        followed = keys.real & keys.real.roll(1, dims=1)
+        followed[:, 0] = False
+        out["same_token"] = visible & (theirs[where] == mine) & ~itself
+        before = theirs.roll(1, dims=1)[where]  # token[j − 1]
+        out["induction"] = visible & followed[where] & (before == mine) & ~itself & ~following
+    if queries.sentence is not None and keys.sentence is not None:
+        sentence, others = queries.sentence[where, part.position][:, None], keys.sentence[where]
+        out["cross_sentence"] = visible & (others != sentence) & (others >= 0) & (sentence >= 0)
+    return out
+
+
+def _mass(p: Tensor, target: Tensor) -> Tensor:
+    """Σ p over the row's targets (n, h), NaN for rows that see none; ``target`` (n, k)."""
+    mass = (p @ target.to(p.dtype)[..., None])[..., 0]
+    return mass.masked_fill(~target.any(-1)[:, None], torch.nan)
+
+
+def _pair(part: PatternRows, keys: TokenFacts, p: Tensor) -> dict[str, Tensor]:
+    outside = keys.real.clone()
+    for name in ("first", "special"):
+        if name in keys.classes:
+            outside &= ~keys.classes[name]
+    outside = part.visible & outside[part.window]  # (n, k)
+    masked = p.masked_fill(~outside[:, None], -1.0)
+    weight, key = masked.max(-1) if p.shape[-1] else (p.sum(-1) - 1, p.sum(-1).long())
+    none = weight < 0
+    token = torch.full_like(key, -1)
+    if keys.token_id is not None:
+        token = keys.token_id[part.window[:, None], key]
+    found = {PAIR: weight, PAIR_KEY: key, PAIR_TOKEN: token}
+    return {name: value.to(p.dtype).masked_fill(none, torch.nan) for name, value in found.items()}
+
+
+def is_example(name: str) -> bool:
+    """Whether a row value is a statistic that examples are drawn for."""
+    return name not in (PAIR, PAIR_KEY, PAIR_TOKEN, TOP_KEY)
