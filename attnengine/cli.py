@@ -277,6 +277,46 @@ def demo(
         explore([output], port=port, host="127.0.0.1", token=None, browser=True)
 
 
+@app.command()
+def probe(
+    model: Model,
+    length: Annotated[int, typer.Option(help="Random tokens of one copy.", min=2)] = 50,
+    sequences: Annotated[int, typer.Option(help="Sequences to average over.", min=1)] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of the tokens.")] = 0,
+    bos: Annotated[str, typer.Option(help="auto: a BOS token in front where the tokenizer has one; never.")] = "auto",
+    top: Annotated[int, typer.Option(help="Heads to show of each score.", min=1)] = 10,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write .parquet or .csv.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All heads as JSON.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto (as stored; bf16 on CUDA), fp32, bf16, fp16 or fp64.")] = "auto",
+    revision: Annotated[str | None, typer.Option(help="Hub revision of the model.")] = None,
+    trust_remote_code: Annotated[bool, typer.Option(help="Let the model folder run its own Python code.")] = False,
+) -> None:
+    """Score MODEL's heads on random tokens repeated: induction, previous token, duplicate token. No corpus needed."""
+    from dataclasses import asdict
+
+    from attnengine import probe_report
+    from attnengine.model.load import load_model
+    from attnengine.probe import ProbeSettings
+    from attnengine.probe import probe as measure
+    from attnengine.run.prepare import choose_device
+
+    settings = ProbeSettings(length, sequences, seed, bos)
+    if output is not None:
+        probe_report.check_ending(output)
+    where = choose_device(device)
+    loaded = load_model(
+        model, revision=revision, device=where, dtype=_dtype(dtype, where), trust_remote_code=trust_remote_code
+    )
+    table = measure(loaded, settings, where)
+    if output is not None:
+        probe_report.write(table, output)
+    if as_json:
+        sys.stdout.write(probe_report.as_json(table, {"model": model, "settings": asdict(settings)}) + "\n")
+    else:
+        probe_report.show(table, model, top)
+
+
 # Options after WHAT are the benchmark's own, --help too.
 @app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})
 def bench(
