@@ -107,8 +107,9 @@ def make_sequences(loaded: LoadedModel, settings: ProbeSettings, *, causal: bool
             f"two copies of {settings.length} tokens with special ones are {total}, the model has "
             f"{loaded.max_positions} positions; use a smaller --length"
         )
-    embedding: Any = loaded.model.get_input_embeddings()
-    known = min(len(tokenizer), embedding.weight.shape[0])
+    embedding = loaded.model.get_input_embeddings().weight
+    assert isinstance(embedding, Tensor)
+    known = min(len(tokenizer), len(embedding))
     words = np.setdiff1d(np.arange(known), tokenizer.all_special_ids)
     rng = np.random.default_rng(settings.seed)
     once = np.stack(

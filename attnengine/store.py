@@ -18,6 +18,7 @@
       clouds.parquet cluster_tokens.parquet embedding/      after `attnengine embed`: attnengine/embedding/stored.py
       head_types.parquet (site, head): scores, nulls, intervals and q-values of head types; derived from the sample,
                          so not with --sample 0
+      intervals.parquet  (site, head): 95 % intervals of the means in ``heads``; derived
       shards/            what a run needs to go on and to be merged: plan.json (the manifest as it began), plan.parquet,
                          tokens.parquet, pilot.safetensors, shard-00000.safetensors (partial sums), shard-00000.failed
       so-far/1/          while shards are missing: the tables and arrays of those that are there; the manifest says
@@ -54,7 +55,7 @@ FORMAT_VERSION = 2
 TABLES = ("sites", "heads", "neurons", "profiles", "windows", "documents", "tokens", "shards", "key_tokens", "examples")
 ARRAYS = ("queries", "keys", "values", "row_entropy", "top_keys", "top_weights")
 #: Tables made from what a run keeps, each under settings of its own: they can be made again and leave the run's hash.
-DERIVED = ("head_types", "clouds", "cluster_tokens")
+DERIVED = ("head_types", "intervals", "clouds", "cluster_tokens")
 STATUSES = ("running", "complete")
 #: Tables that are written when a run begins and stay as they are.
 UNMERGED = ("sites", "windows", "documents")
@@ -149,12 +150,24 @@ class Run:
 
         RunFormatError if the run has none.
         """
-        if "head_types" not in self._derived:
+        return self._derived_table(
+            "head_types", "they are estimated from sampled rows, and it was made with --sample 0"
+        )
+
+    @cached_property
+    def intervals(self) -> pd.DataFrame:
+        """95 % intervals of the means in ``heads``: ``<statistic>_lo, _hi``, null where there are too few documents.
+
+        RunFormatError if the run has none.
+        """
+        return self._derived_table("intervals", "it was made without")
+
+    def _derived_table(self, name: str, reason: str) -> pd.DataFrame:
+        if name not in self._derived:
             raise RunFormatError(
-                f"{self.path} has no head types: they are estimated from sampled rows, and it was made with --sample 0 "
-                "or by an older release; make the run again"
+                f"{self.path} has no {name.replace('_', ' ')}: {reason}, or by an older release; make the run again"
             )
-        return self._table("head_types")
+        return self._table(name)
 
     @cached_property
     def patterns(self) -> np.ndarray:

@@ -109,7 +109,8 @@ class _Merge:
         heads = self._write_tables(run / folder)
         self._write_sample(run / folder)
         store.write_table(run / folder, "shards", self._shards_frame())
-        derived = types.write_table(run, folder, self.plan.sites, self.sums, reporter)
+        stats = str(self.plan.manifest["settings"]["stats"])
+        derived = types.write_tables(run, folder, self.plan.sites, self.sums, stats, reporter)
         manifest = self._manifest(run, folder, heads, reporter) | {"derived": derived}
         store.write_manifest(run, manifest)
         _clear(run, keep=(folder, str(before.get("tables", ""))) if not self.last else ())

@@ -1,4 +1,8 @@
-"""Head types of a run: their sums while it runs, their table at its end, and that table again under other settings."""
+"""Head types and intervals, the tables derived from a run's sums with settings of their own.
+
+Types have sums of their own, added here while the run goes; every merge writes the tables, and those of a finished run
+can be made again, under other settings, from the sums in its shards.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ from attnengine.run.planned import Planned, planned
 from attnengine.run.progress import Reporter
 from attnengine.statistics.accumulate import SiteSums
 from attnengine.statistics.head_types import TypeSettings, types_table
+from attnengine.statistics.intervals import LEVEL, intervals_table
 from attnengine.statistics.type_sums import type_sums
 from attnengine_kernels import AttentionCall, TokenFacts
 
@@ -41,18 +46,22 @@ def add_rows(
     sums.add(found, group[windows], n_groups)
 
 
-def write_table(
-    run: Path, tables: str, sites: Sequence[Site], sums: Sequence[SiteSums], reporter: Reporter
+def write_tables(
+    run: Path, tables: str, sites: Sequence[Site], sums: Sequence[SiteSums], stats: str, reporter: Reporter
 ) -> dict[str, Any]:
-    """Write ``head_types`` into the folder of a merge; what the manifest says of it, nothing without sampled rows."""
+    """Write the derived tables into the folder of a merge; what the manifest says of them.
+
+    Without sampled rows there are no head types, and it is said.
+    """
+    made = store.write_derived(run, tables, "intervals", intervals_table(sites, sums, stats), {"level": LEVEL})
     if not any(f"{PREFIX}rows" in one.grouped for one in sums):
         reporter.say("no head types: they are estimated from the sample, and this run keeps none (--sample 0)")
-        return {}
+        return made
     settings = TypeSettings()
-    return store.write_derived(run, tables, "head_types", types_table(sites, sums, settings), asdict(settings))
+    return made | store.write_derived(run, tables, "head_types", types_table(sites, sums, settings), asdict(settings))
 
 
-def remake_table(run: Path, settings: TypeSettings) -> None:
+def remake_head_types(run: Path, settings: TypeSettings) -> None:
     """Make ``head_types`` of a finished run again, under other settings, from the sums in its shards.
 
     Raises RunFormatError if the run is not finished, keeps no shards or was made without a sample.

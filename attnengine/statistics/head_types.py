@@ -28,7 +28,9 @@ sums of :mod:`attnengine.statistics.type_sums` over the *sampled* rows, so a run
 One-sided p from the delete-one-group jackknife of score − null, Student's t with G − 1 degrees of freedom (the groups
 are few: about 80 with 5,000 sampled tokens, one segment each); Benjamini & Hochberg's q over all heads × types of the
 run. Typed if q < 0.05 and score − null ≥ 0.1. ``lo`` and ``hi`` bound the score: percentiles of 999 resamplings of the
-groups, expanded for few groups (Hesterberg 2015, The American Statistician 69). ``type`` is the one word for a head:
+groups, expanded for few groups (Hesterberg 2015, The American Statistician 69), and extended where the jackknife's
+interval, corrected for skewness (:mod:`attnengine.statistics.uncertainty`), reaches further: percentiles alone covered
+1 to 4 % less often. ``type`` is the one word for a head:
 the typed target with the largest share of the head's whole mass above its null, else local, positional or broad.
 """
 
@@ -134,6 +136,12 @@ def _judged(name: str, sums: Sums, weights: Array, settings: TypeSettings) -> tu
     p = stats.t.sf(difference / np.maximum(error, ROUNDING), np.maximum(groups - 1, 1))
     resampled = _score(name, {key: uncertainty.resampled(value, weights) for key, value in mine.items()})
     lo, hi = uncertainty.bootstrap_interval(resampled, groups, settings.level)
+
+    def alone(_counts: Array, *arrays: Array) -> Array:
+        return _score(name, dict(zip(mine, arrays, strict=True)))
+
+    low, high = uncertainty.jackknife_interval(alone, counts, *mine.values(), level=settings.level)
+    lo, hi = np.clip(np.fmin(lo, low), 0, 1), np.clip(np.fmax(hi, high), 0, 1)
     return score, lo, hi, null, np.where(np.isnan(error), np.nan, p)
 
 

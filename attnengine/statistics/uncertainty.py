@@ -1,9 +1,9 @@
 """Values and standard errors from sums over document groups (STATISTICS.md, "Uncertainty").
 
 Tokens of one document resemble each other, so errors are clustered by group: a ratio has the linearised
-(Taylor) error of a cluster sample, anything else a delete-one-group jackknife (Efron & Stein 1981). A value's 95 %
-interval is :func:`interval`, value ± t · se with Student's t for the groups it rests on; scores of head types, which
-are bounded and skewed, have bootstrap intervals instead.
+(Taylor) error of a cluster sample, anything else a delete-one-group jackknife (Efron & Stein 1981). Intervals are
+:func:`ratio_interval` and :func:`jackknife_interval`, corrected for uneven and skewed groups; scores of head types,
+which are bounded, have bootstrap intervals instead.
 All arrays are fp64 with the groups on the first axis; groups that hold nothing of a statistic do not count.
 """
 
@@ -15,6 +15,9 @@ import numpy as np
 from scipy import stats
 
 Array = np.ndarray
+
+#: Effective groups an interval needs. With 18 (79 documents of very uneven length) single heads were covered in 73 %.
+LEAST_GROUPS = 30
 
 
 def ratio(sums: Array, counts: Array) -> tuple[Array, Array]:
@@ -47,13 +50,46 @@ def jackknife(statistic: Callable[..., Array], counts: Array, *sums: Array) -> t
     return value, np.where(groups < 2, np.nan, error)
 
 
-def interval(value: Array, error: Array, groups: Array | int, level: float = 0.95) -> tuple[Array, Array]:
-    """(lower, upper) = value ∓ t · se, t the quantile of Student's t with ``groups`` − 1 degrees of freedom.
+def effective_groups(counts: Array) -> Array:
+    """Kish's (ΣN)² / ΣN²: how many groups of equal size the groups amount to; 0 where there is nothing."""
+    square = (counts**2).sum(0)
+    return np.where(square > 0, counts.sum(0) ** 2 / np.where(square > 0, square, 1.0), 0.0)
 
-    NaN where there is no error. ``groups`` are those that hold anything of the statistic.
+
+def ratio_interval(sums: Array, counts: Array, level: float = 0.95) -> tuple[Array, Array]:
+    """(lower, upper) of the ratio Σ S_g / Σ N_g; see :func:`_interval`."""
+    value, error = ratio(sums, counts)
+    return _interval(value, error, sums - value * counts, counts, level)
+
+
+def jackknife_interval(
+    statistic: Callable[..., Array], counts: Array, *sums: Array, level: float = 0.95
+) -> tuple[Array, Array]:
+    """(lower, upper) of what :func:`jackknife` estimates; a group's part in it is what its deletion changes."""
+    value, error = jackknife(statistic, counts, *sums)
+    arrays = (counts, *sums)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        deleted = statistic(*(array.sum(0, keepdims=True) - array for array in arrays))
+    return _interval(value, error, np.where(counts != 0, value - deleted, 0.0), counts, level)
+
+
+def _interval(value: Array, error: Array, parts: Array, counts: Array, level: float) -> tuple[Array, Array]:
+    """Value ∓ t · se, longer on the side where the groups' skewness makes that too short.
+
+    t has the degrees of freedom of the *effective* groups (few large documents decide much), less 1. A group's part
+    (g, h) in the error is skewed where one document differs far more than others do: a corpus without it looks safe and
+    misses. Johnson (1978, JASA 73) moves the interval by γ (1 + 2 t²) / (6 √G) · se; it is extended by that and never
+    shortened. NaN below :data:`LEAST_GROUPS` effective groups, where coverage is not what it should be.
     """
-    reach = stats.t.ppf((1 + level) / 2, np.maximum(np.asarray(groups) - 1, 1)) * error
-    return value - reach, value + reach
+    used = counts != 0
+    groups, effective = np.maximum(used.sum(0), 1), effective_groups(counts)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spread = (parts**2).sum(0) / groups
+        skew = np.where(spread > 0, (parts**3).sum(0) / groups / np.where(spread > 0, spread, 1.0) ** 1.5, 0.0)
+    t = stats.t.ppf((1 + level) / 2, np.maximum(effective - 1, 1))
+    shift = skew * (1 + 2 * t**2) / (6 * np.sqrt(groups)) * error
+    enough = np.where(effective >= LEAST_GROUPS, 1.0, np.nan)
+    return (value - t * error + np.minimum(shift, 0)) * enough, (value + t * error + np.maximum(shift, 0)) * enough
 
 
 def bootstrap_weights(groups: int, resamples: int, seed: int) -> Array:

@@ -10,7 +10,7 @@ import transformers as tf
 
 import attnengine as ae
 from attnengine.errors import RunFormatError
-from attnengine.run.types import remake_table
+from attnengine.run.types import remake_head_types
 from attnengine.statistics.catalogue import TYPES
 from attnengine.statistics.head_types import TypeSettings
 from attnengine.store import open_run, read_manifest
@@ -69,7 +69,7 @@ def test_the_table_is_derived_it_can_be_made_again_and_leaves_the_runs_hash_alon
     derived = before["derived"]["head_types"]
     assert "head_types.parquet" not in {entry["path"] for entry in before["files"]}
     try:
-        remake_table(planted.path, TypeSettings(least_effect=2.0))
+        remake_head_types(planted.path, TypeSettings(least_effect=2.0))
         remade = open_run(planted.path)
         assert set(remade.head_types["type"]) == {""}
         assert remade.manifest["run_hash"] == before["run_hash"]
@@ -78,7 +78,7 @@ def test_the_table_is_derived_it_can_be_made_again_and_leaves_the_runs_hash_alon
         (planted.path / "head_types.parquet").write_bytes(b"")
         assert open_run(planted.path).verify() == ["head_types.parquet differs from its checksum"]
     finally:
-        remake_table(planted.path, TypeSettings())
+        remake_head_types(planted.path, TypeSettings())
     assert open_run(planted.path).manifest["derived"]["head_types"] == derived  # to the bit
 
 
@@ -89,7 +89,7 @@ def test_a_run_without_a_sample_says_that_it_has_no_types(capsys):
     with pytest.raises(RunFormatError, match="--sample 0"):
         _ = run.head_types
     with pytest.raises(RunFormatError, match="keeps no sums for head types"):
-        remake_table(run.path, TypeSettings())
+        remake_head_types(run.path, TypeSettings())
 
 
 def test_one_document_gives_scores_but_no_verdict():
