@@ -23,7 +23,7 @@ from attnengine.records import Site, head_name
 from attnengine.run import sampling, shards, types
 from attnengine.run.prefetch import batches
 from attnengine.run.sampling import Sample
-from attnengine.statistics.accumulate import Pilot, SiteSums
+from attnengine.statistics.accumulate import PILOT_SUMS, Pilot, SiteSums
 from attnengine_kernels import AttentionCall, Memory, TokenFacts, head_sums
 
 MASS_DEFECT_GATE = 1e-3  # above it, statistics and model used different masks (KERNELS.md section 4)
@@ -90,7 +90,8 @@ def _sums_of(job: Job, capture: Capture, window: int, found: dict[int, list[dict
     batch, memory = job.feed.batch([window], job.device), Memory()
 
     def on_call(site: Site, call: AttentionCall) -> None:
-        found[site.site].append(site_sums(job, site, call, batch, memory))
+        sums = site_sums(job, site, call, batch, memory)
+        found[site.site].append({name: value for name, value in sums.items() if name in PILOT_SUMS})
 
     capture.forward(batch.inputs, on_call)
 
