@@ -93,7 +93,8 @@ class Run:
         self._checked: set[str] = set()
 
     def __repr__(self) -> str:
-        model = self.manifest.get("model", {}).get("id", "?")
+        model = self.manifest.get("model")
+        model = model.get("id", "?") if isinstance(model, dict) else "?"
         done = self.coverage
         share = "" if done["shards"] == done["shards_planned"] else f" of {done['tokens_planned']:,}"
         return f"<Run {self.path} · {model} · {done['tokens']:,}{share} tokens>"
@@ -101,8 +102,9 @@ class Run:
     @property
     def coverage(self) -> dict[str, int]:
         """What the tables are made from: ``shards``, ``windows`` and ``tokens``, and each of them as planned."""
-        corpus = self.manifest.get("corpus", {})
-        whole = {"shards": 1, "windows": corpus.get("windows", 0), "tokens": corpus.get("tokens", 0)}
+        corpus = self.manifest.get("corpus")
+        told = corpus if isinstance(corpus, dict) else {}
+        whole = {"shards": 1} | {n: told[n] if type(told.get(n)) is int else 0 for n in ("windows", "tokens")}
         planned = {f"{name}_planned": value for name, value in whole.items()}
         done = whole if self.manifest["status"] == "complete" else dict.fromkeys(whole, 0)
         return done | planned | self.manifest.get("coverage", {})
@@ -326,15 +328,13 @@ def read_manifest(run: Path, path: Path | None = None) -> dict[str, Any]:
 
 def _check_shape(path: Path, manifest: dict[str, Any]) -> None:
     """RunFormatError unless what is relied on here is what it should be: a stranger can seal a manifest, too."""
-    corpus, coverage, derived = (manifest.get(name, {}) for name in ("corpus", "coverage", "derived"))
-    files = manifest.get("files", [])
-    if not all(isinstance(one, dict) for one in (corpus, coverage, derived)) or not isinstance(files, list):
-        raise RunFormatError(f"{path}: corpus, coverage and derived must be objects, files a list; make the run again")
-    counts = [*coverage.values(), *(corpus.get(name, 0) for name in ("windows", "tokens"))]
+    coverage, derived, files = manifest.get("coverage", {}), manifest.get("derived", {}), manifest.get("files", [])
+    if not isinstance(coverage, dict) or not isinstance(derived, dict) or not isinstance(files, list):
+        raise RunFormatError(f"{path}: coverage and derived must be objects, files a list; make the run again")
     pairs = [(entry.get("path"), entry.get("sha256")) if isinstance(entry, dict) else (None,)
              for entry in [*files, *derived.values()]]  # fmt: skip
     texts = [manifest.get("tables", ""), *(text for pair in pairs for text in pair)]
-    if not all(type(n) is int for n in counts) or not all(isinstance(text, str) for text in texts):
+    if not all(type(n) is int for n in coverage.values()) or not all(isinstance(text, str) for text in texts):
         raise RunFormatError(f"{path}: a count is no whole number or a file no path and checksum; make the run again")
 
 

@@ -93,7 +93,8 @@ def _sums_of(job: Job, capture: Capture, window: int, found: dict[int, list[dict
     batch, memory = job.feed.batch([window], job.device), Memory()
 
     def on_call(site: Site, call: AttentionCall) -> None:
-        found[site.site].append(site_sums(job, site, call, batch, memory))
+        sums = site_sums(job, site, call, batch, memory)
+        found[site.site].append({name: value for name, value in sums.items() if name in PILOT_SUMS})
 
     capture.forward(batch.inputs, on_call)
 

@@ -82,7 +82,6 @@ class _Merge:
         self.started = time.perf_counter()
         self.sums, self.sample = [SiteSums(pilot) for pilot in plan.pilots], Sample()
         self.about: dict[int, About] = {}
-        self.names: set[str] = set()  # of sums; every shard of a plan has the same
         key = plan.key
         for shard in done:
             self._fold(shard, key)
@@ -91,7 +90,6 @@ class _Merge:
         path = shards.shard_path(self.plan.run, shard)
         tensors, self.about[shard] = shards.read_tensors(path, key)
         try:
-            _check_names(tensors, len(self.plan.sites), self.names)
             n_groups = self.plan.manifest["corpus"]["groups"]
             for mine, other in zip(self.sums, shards.unpack_sums(tensors, self.plan.pilots, n_groups), strict=True):
                 mine.merge(other)
@@ -106,7 +104,10 @@ class _Merge:
         folder = "" if self.last else f"{store.SO_FAR}/{_next(run)}"
         if self.last and before["status"] == "complete":  # its tables are about to change under the old manifest
             store.write_manifest(run, self.plan.manifest)
-        heads = self._write_tables(run / folder)
+        try:
+            heads = self._write_tables(run / folder)
+        except KeyError as error:
+            raise RunFormatError(f"the files in {run}/shards hold no sums of {error}; make the run again") from error
         self._write_sample(run / folder)
         store.write_table(run / folder, "shards", self._shards_frame())
         stats = str(self.plan.manifest["settings"]["stats"])
@@ -204,14 +205,6 @@ class _Merge:
                 "another run may differ in the last bits"
             )
         return told
-
-
-def _check_names(tensors: dict[str, torch.Tensor], n_sites: int, names: set[str]) -> None:
-    """ValueError unless a shard has sums of every site, under the names the shards before it had."""
-    found = {name for name in tensors if name.partition(".")[0].isdecimal()}
-    if {int(name.partition(".")[0]) for name in found} != set(range(n_sites)) or (names and found != names):
-        raise ValueError("it holds sums of other sites or statistics")
-    names |= found
 
 
 def _collect(sample: Sample, tensors: dict[str, torch.Tensor], n_tokens: int) -> None:

@@ -35,6 +35,8 @@ MOMENTS = {
     "distance_qk_m2": ("distance_qk", "distance_pairs", "qk"),
     "distance_m2": ("distance_sum", "distance_pairs", "distance"),
 }
+#: what a pilot is made from
+PILOT_SUMS = ("n_pairs", "score_mean", "score_mean_n", "distance_sum", "distance_pairs", "qk")
 
 
 #: The sums that a pilot is made from; only "all" runs have them all, and only self-attention has distances.

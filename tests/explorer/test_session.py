@@ -231,5 +231,6 @@ def test_a_mass_defect_and_nan_heads_are_warned_of_even_if_the_manifest_is_silen
     assert warnings(RunData(path)) == ["1 head produced NaN or infinite numbers: L0H1"]
     heads = store.open_run(path).heads
     store.write_table(path, "heads", heads.assign(mass_defect_max=0.25))
+    store.write_manifest(path, store.read_manifest(path) | {"files": store.list_files(path)})
     assert "largest defect is 0.2500" in warnings(RunData(path))[1]
     assert warnings(opened["bert_like"]) == []

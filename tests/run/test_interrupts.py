@@ -85,7 +85,7 @@ def test_twenty_kills_change_no_bit_of_a_run_over_the_real_model(tmp_path):
     while kills < 20:
         process = start(run, cut, *(["--resume"] if (cut / "manifest.json").exists() else []))
         try:
-            code, stderr = finish(process, chance.uniform(4, 30))
+            code, stderr = finish(process, chance.uniform(4, 20))
         except subprocess.TimeoutExpired:
             process.kill()
             finish(process)
