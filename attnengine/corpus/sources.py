@@ -111,12 +111,14 @@ def folder_files(folder: Path) -> tuple[list[tuple[Path, str]], int]:
 
     CorpusError if there is none, if images and text stand side by side, or if a link leads out of the folder.
     """
-    found = [path for path in folder.rglob("*") if not _hidden(path.relative_to(folder)) and path.is_file()]
+    found = list(_walk(folder))
     paths = sorted((path for path in found if kind_of(path) in (*DATA_SUFFIXES, *IMAGE_SUFFIXES)), key=os.fspath)
     root = folder.resolve()
     for path in paths:
+        if not path.is_file():
+            raise CorpusError(f"{printable(path)} is no file that can be read: a broken link, a pipe or a socket")
         if not path.resolve().is_relative_to(root):
-            raise CorpusError(f"{path} is a link out of {folder}; give its target as the corpus, or copy the file")
+            raise CorpusError(f"{printable(path)} is a link out of the folder; give its target, or copy the file")
     images = [path for path in paths if kind_of(path) in IMAGE_SUFFIXES]
     if images and len(images) < len(paths):
         raise CorpusError(
@@ -130,8 +132,18 @@ def folder_files(folder: Path) -> tuple[list[tuple[Path, str]], int]:
     return [(path, printable(path.relative_to(folder).as_posix())) for path in paths], len(found) - len(paths)
 
 
-def _hidden(relative: Path) -> bool:
-    return any(part.startswith(".") for part in relative.parts)
+def _walk(folder: Path) -> Iterator[Path]:
+    """Every file below the folder that is not hidden; CorpusError for a subfolder that is a link or cannot be read."""
+
+    def refuse(error: OSError) -> None:
+        raise CorpusError(f"cannot read the folder {printable(error.filename)}: {error.strerror}")
+
+    for at, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        linked = next((Path(at, name) for name in folders if Path(at, name).is_symlink()), None)
+        if linked is not None:
+            raise CorpusError(f"{printable(linked)} is a link to a folder; give its target as a corpus of its own")
+        yield from (Path(at, name) for name in names if not name.startswith("."))
 
 
 def matches(pattern: str) -> list[tuple[Path, str]]:

@@ -66,7 +66,8 @@ def tokenise(
     counted = 0
     for batch in batches(documents):
         for rows in tokenised(batch, tokenizer, classes):
-            spool.append(np.concatenate(rows).tobytes())
+            for part in rows:
+                spool.append(part.tobytes())
             second.append(first[-1] + len(rows[0]) if len(rows) == 2 else -1)
             first.append(first[-1] + sum(map(len, rows)))
             counted += min(first[-1] - first[-2], longest or first[-1])

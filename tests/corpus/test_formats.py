@@ -104,6 +104,12 @@ def test_a_link_out_of_the_folder_is_refused_and_one_within_is_read(tmp_path):
     assert len(read(folder)) == 2
     (folder / "c.txt").symlink_to(tmp_path / "secret.txt")
     refused(folder, r"c\.txt is a link out of")
+    (folder / "c.txt").unlink()
+    (folder / "d.txt").symlink_to("nowhere.txt")
+    refused(folder, r"d\.txt is no file that can be read")
+    (folder / "d.txt").unlink()
+    (folder / "sub").symlink_to(tmp_path, target_is_directory=True)
+    refused(folder, "sub is a link to a folder")
 
 
 def test_a_name_that_is_not_unicode_or_a_control_sequence_is_stored_as_escapes(tmp_path):
