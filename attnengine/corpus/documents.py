@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import itertools
 from array import array
@@ -173,6 +172,11 @@ class Corpus(Sequence[Document]):
             else:
                 return
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker process: what has been read, of text without what it says, which only tables need."""
+        state = vars(self) | {"_incoming": iter(()), "_first": None}
+        return state if self.is_image else state | {"_spool": Spool()}
+
     def read(self, documents: int | None = None) -> Corpus:
         """Read the source to its end, or until so many documents are in; itself."""
         for _ in itertools.islice(self, documents):
@@ -183,7 +187,8 @@ class Corpus(Sequence[Document]):
         if which.start or which.step not in (None, 1):
             raise ValueError(f"a corpus is cut as [:n], got {which}")
         n = len(range(*which.indices(len(self))))
-        head = copy.copy(self)
+        head = object.__new__(Corpus)  # not copy.copy(): a pickle of us, which it would be, has no texts
+        vars(head).update(vars(self))
         head._sources, head._labels, head._images = self._sources[:n], self._labels[:n], self._images[:n]
         head._places, head._digests = self._places[: 6 * n], self._digests[: 32 * n]
         head._incoming, head._first, head._cut = iter(()), None, True

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing.context
 import os
 import tempfile
 import weakref
+from multiprocessing.reduction import DupFd
+from typing import IO, Any
 
 from attnengine.errors import CorpusError
 
@@ -17,13 +20,14 @@ class Spool:
 
     Reading is by position (``pread``), so that a thread may read while another does. Raises CorpusError if the disk
     for temporary files is full. Its pages are cached by the system as memory allows: memory does not grow with it.
+
+    A process spawned here is given the open file itself; pickled for anywhere else, the content travels.
     """
 
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(buffering=BUFFER, prefix="attnengine-")  # noqa: SIM115 (lives as we do)
+    def __init__(self, file: IO[bytes] | None = None) -> None:
+        self._file = file or tempfile.TemporaryFile(buffering=BUFFER, prefix="attnengine-")  # noqa: SIM115
         weakref.finalize(self, self._file.close)
-        self._written = 0
-        self._flushed = 0
+        self._written = self._flushed = os.fstat(self._file.fileno()).st_size
 
     def __len__(self) -> int:
         return self._written
@@ -50,12 +54,28 @@ class Spool:
             data += more
         return data
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._flush()
+        if multiprocessing.context.get_spawning_popen() is not None:
+            return _inherited, (DupFd(self._file.fileno()),)
+        return _copied, (self.read(0, self._written),)
+
     def _flush(self) -> None:
         try:
             self._file.flush()
         except OSError as error:
             raise _full(error) from error
         self._flushed = self._written
+
+
+def _inherited(file: Any) -> Spool:
+    return Spool(os.fdopen(file.detach(), "rb"))
+
+
+def _copied(content: bytes) -> Spool:
+    spool = Spool()
+    spool.append(content)
+    return spool
 
 
 def _full(error: OSError) -> Exception:

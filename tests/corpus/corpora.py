@@ -8,11 +8,17 @@ import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 from PIL import Image
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from attnengine.corpus.windows import TextWindows
 
 TEXTS = ["One two.", "Zwei Wörter, drei!", "第三 「文書」", 'quoted "text", with\nlines']
 LABELS = ["a", "b", "a", None]
@@ -102,3 +108,8 @@ def written(folder: Path, name: str) -> Path:
     path = folder / name
     path.write_bytes(FORMATS[name]())
     return path
+
+
+def first_ids(feed: TextWindows, reply: Connection) -> None:
+    """What a spawned process finds in the first window. Here, because such a process imports this file."""
+    reply.send((feed.tokens([0])["id"].tolist(), feed.documents[0].digest))

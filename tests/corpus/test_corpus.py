@@ -1,5 +1,7 @@
 """A corpus is read once and in turn; what it says is on disk, comes back unchanged, and never piles up in memory."""
 
+import multiprocessing
+import pickle
 import tracemalloc
 import types
 
@@ -18,6 +20,7 @@ from attnengine.corpus.spool import Spool
 from attnengine.corpus.tokenise import tokenise
 from attnengine.corpus.windows import TextWindows
 from attnengine.errors import CorpusError
+from tests.corpus import corpora
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +36,25 @@ def test_a_spool_gives_back_what_it_was_given_while_it_still_grows(pieces):
         whole += piece
         assert spool.read(len(whole) // 2, len(whole) - len(whole) // 2) == whole[len(whole) // 2 :]
     assert len(spool) == len(whole)
+
+
+@pytest.mark.parametrize("how", ["spawned", "elsewhere"])
+def test_windows_reach_a_worker_process_which_can_make_batches(tokenizer, how):
+    corpus = documents_of(["one two three", "four"])
+    feed = TextWindows(corpus, tokenise(corpus, tokenizer), SpecialTokens.of(tokenizer), length=16)
+    expected = feed.tokens([0])["id"].tolist(), corpus[0].digest
+    if how == "elsewhere":
+        other = pickle.loads(pickle.dumps(feed))
+        assert (other.tokens([0])["id"].tolist(), other.documents[0].digest) == expected
+        with pytest.raises(CorpusError, match="temporary file"):
+            _ = other.documents[0].text
+        return
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    worker = context.Process(target=corpora.first_ids, args=(feed, theirs))
+    worker.start()
+    assert ours.recv() == expected
+    worker.join()
 
 
 def test_a_kept_document_equals_the_one_that_was_read(tmp_path):
