@@ -202,13 +202,22 @@ class Run:
         return self._site_array("top_weights", site, layer)
 
     @cached_property
+    def cluster_tokens(self) -> pd.DataFrame:
+        """(site, head, cluster, rank): the tokens that mark each cluster of a cloud; EmbeddingError as ``clouds``."""
+        self._embedded()
+        return self._table("cluster_tokens")
+
+    def _embedded(self) -> None:
+        if "clouds" not in self._derived:
+            raise EmbeddingError(f"{self.path} has no embedding yet; make it with `attnengine embed {self.path}`")
+
+    @cached_property
     def clouds(self) -> pd.DataFrame:
         """(site, head): gauge, faithfulness and quality of each joint cloud, or why there is none.
 
         Raises EmbeddingError before `attnengine embed`.
         """
-        if "clouds" not in self._derived:
-            raise EmbeddingError(f"{self.path} has no embedding yet; make it with `attnengine embed {self.path}`")
+        self._embedded()
         return self._table("clouds")
 
     def embedding(self, site: int | None = None, head: int = 0, *, layer: int | None = None) -> Embedding:

@@ -70,14 +70,16 @@ def embed_run(
         for _ in run_all(order, todo, jobs or available_cores()):
             bar.advance(bar.task_ids[0])
     clouds = stored.write_tables(
-        run, digest, [row for row in head_rows(run) if is_done(order, row["site"], row["head"])]
+        run, settings, digest, [row for row in head_rows(run) if is_done(order, row["site"], row["head"])]
     )
     report(clouds, reporter)
     return clouds
 
 
 def check_sample(run: Run) -> None:
-    """RunFormatError if the run keeps no sampled vectors."""
+    """RunFormatError if the run is not finished or keeps no sampled vectors."""
+    if run.manifest["status"] != "complete":
+        raise RunFormatError(f"{run.path} is not finished; `attnengine run … --resume` goes on with it")
     if not len(run.tokens) or not all((run.path / "arrays" / f"site-{s:03d}").is_dir() for s in run.sites.site):
         raise RunFormatError(
             f"{run.path} keeps no sampled queries and keys; make the run again with --sample above 0 (5000 by default)"

@@ -66,7 +66,7 @@ def write_head(path: Path, digest: str, picture: Picture | str) -> None:
         about = {"figures": picture.figures, "clusters": clusters, "problem": None}
     header = {"settings": digest, "sha256": _digest(arrays), "about": disk.json_safe(about)}
     # One entry: safetensors writes several in no fixed order, and equal heads shall be equal files.
-    store.write_atomic(path, save(arrays, metadata={HEADER: json.dumps(header)}))
+    disk.write_atomic(path, save(arrays, metadata={HEADER: json.dumps(header)}))
 
 
 def read_head(path: Path, digest: str) -> Stored:
@@ -117,11 +117,11 @@ def read_settings(run: Path) -> tuple[EmbedSettings, str]:
     """Settings of a run's embedding and their hash; EmbeddingError if there is none, RunFormatError if damaged."""
     path = run / FOLDER / "settings.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = disk.read_json(path)
         settings, digest = EmbedSettings(**found["settings"]), found["hash"]
     except FileNotFoundError:
         raise EmbeddingError(f"{run} has no embedding yet; make it with `attnengine embed {run}`") from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (RunFormatError, ValueError, TypeError, KeyError) as error:
         raise RunFormatError(f"{path} is damaged ({error}); `attnengine embed … --overwrite` makes it again") from error
     if {name: found.get(name) for name in FORMAT} != FORMAT:
         raise RunFormatError(f"{path} is of another format; `attnengine embed … --overwrite` makes it again")
@@ -144,12 +144,16 @@ def open_folder(run: Path, settings: EmbedSettings, run_hash: str, *, overwrite:
             raise EmbeddingError(f"{run} already has an embedding made with {what}; --overwrite replaces it")
         return digest
     about = {**FORMAT, "settings": settings.as_dict(), "hash": digest, "run_hash": run_hash}
-    store.write_atomic(run / FOLDER / "settings.json", json.dumps(about, indent=1).encode())
+    disk.write_json(run / FOLDER / "settings.json", about)
     return digest
 
 
 def forget(run: Path) -> None:
-    """Delete a run's embedding; the tables first, so that nothing is left that speaks of missing files."""
+    """Delete a run's embedding; what speaks of it goes first."""
+    with disk.locked(run):
+        manifest = store.read_manifest(run)
+        kept = {name: entry for name, entry in manifest.get("derived", {}).items() if name not in TABLES}
+        store.write_manifest(run, manifest | {"derived": kept})
     for name in TABLES:
         (run / f"{name}.parquet").unlink(missing_ok=True)
     if (run / FOLDER).is_symlink():
@@ -158,7 +162,7 @@ def forget(run: Path) -> None:
         shutil.rmtree(run / FOLDER)
 
 
-def write_tables(run: store.Run, digest: str, heads: list[dict[str, Any]]) -> pd.DataFrame:
+def write_tables(run: store.Run, settings: EmbedSettings, digest: str, heads: list[dict[str, Any]]) -> pd.DataFrame:
     """Write ``clouds`` (returned) and ``cluster_tokens`` from the heads' files; ``heads`` are the rows' keys."""
     names = run.tokens.drop_duplicates("token_id").set_index("token_id")["text"]
     rows, tokens = [], []
@@ -177,9 +181,13 @@ def write_tables(run: store.Run, digest: str, heads: list[dict[str, Any]]) -> pd
                 for rank, (token, z) in enumerate(cluster["tokens"])
             ]
     columns = ["site", "head", "cluster", "size", "query_share", "rank", "token_id", "text", "log_odds_z"]
-    store.write_table(run.path, "cluster_tokens", pd.DataFrame(tokens, columns=columns))
     clouds = _typed(pd.DataFrame(rows))
-    store.write_table(run.path, "clouds", clouds)
+    frames = {"clouds": clouds, "cluster_tokens": pd.DataFrame(tokens, columns=columns)}
+    with disk.locked(run.path):
+        derived = store.read_manifest(run.path).get("derived", {})
+        for name, frame in frames.items():
+            derived |= store.write_derived(run.path, "", name, frame, settings.as_dict())
+        store.write_manifest(run.path, store.read_manifest(run.path) | {"derived": derived})
     return clouds
 
 

@@ -14,6 +14,7 @@ from scipy.spatial import procrustes
 import attnengine as ae
 from attnengine import store
 from attnengine.cli import main
+from attnengine.disk import write_json
 from attnengine.embedding.methods import aligned
 from attnengine.embedding.pipeline import embed_run
 from attnengine.embedding.settings import EmbedSettings, head_seed
@@ -34,6 +35,7 @@ def change(run, name, site, edit):
     array = np.load(path)
     edit(array)
     store.write_array(run, path.relative_to(run), array)
+    store.write_manifest(run, store.read_manifest(run) | {"files": store.list_files(run)})
 
 
 def test_a_subset_of_heads_then_the_rest_by_workers_gives_the_bits_of_one_go(bert_run, tmp_path):
@@ -96,7 +98,9 @@ def test_heads_of_a_causal_model_with_grouped_keys_are_embedded(causal_run):
     assert (clouds.faithfulness_d < -0.3).all()
 
 
-@pytest.mark.parametrize(("method", "dims"), [("pca", 3), ("t-sne", 2), ("umap", 3)])
+@pytest.mark.parametrize(
+    ("method", "dims"), [("pca", 3), pytest.param("t-sne", 2, marks=pytest.mark.acceptance), ("umap", 3)]
+)
 def test_other_methods_and_three_dimensions(bert_copy, method, dims):
     clouds = embed_run(
         bert_copy, EmbedSettings(method, dims=dims, epochs=30, clusters=False), layers=[2], heads=[3], jobs=1
@@ -236,7 +240,7 @@ def test_a_strangers_embedding_is_refused_in_one_line(bert_copy, damage, tmp_pat
     embed_run(bert_copy, QUICK, layers=[0], heads=[0], jobs=1)
     path, settings = head_path(bert_copy, 0, 0), bert_copy / "embedding" / "settings.json"
     if damage == "settings":
-        settings.write_text(json.dumps(json.loads(settings.read_text()) | {"settings": {"method": "os.system"}}))
+        write_json(settings, json.loads(settings.read_text()) | {"settings": {"method": "os.system"}})
     if damage == "shape":
         save_file(load_file(path) | {"points": np.zeros((3, 9), np.float32)}, path)
     if damage == "json":
