@@ -38,7 +38,9 @@ NAMES = ("minilm", *SHAPES)
 def load(name: str, attention: str, length: int, device: str, dtype: torch.dtype) -> PreTrainedModel:
     """The model under one attention implementation; shapes have the same random weights every time."""
     if name == "minilm":
-        model = AutoModel.from_pretrained(bundled_model("minilm"), attn_implementation=attention, add_pooling_layer=False)
+        model = AutoModel.from_pretrained(
+            bundled_model("minilm"), attn_implementation=attention, add_pooling_layer=False
+        )
         return model.to(device, dtype).eval()
     torch.manual_seed(0)
     before = torch.get_default_dtype()

@@ -103,7 +103,9 @@ def random_model(model: str, config: Callable[[], Any], seed: int, gain: float =
 
 def minilm(implementation: str | None) -> Any:
     """The bundled real model."""
-    return tf.AutoModel.from_pretrained(bundled_model("minilm"), attn_implementation=implementation, local_files_only=True)
+    return tf.AutoModel.from_pretrained(
+        bundled_model("minilm"), attn_implementation=implementation, local_files_only=True
+    )
 
 
 def pair_config(kind: str, **more: Any) -> Callable[[], Any]:

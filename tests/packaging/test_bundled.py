@@ -32,7 +32,9 @@ def test_a_file_that_is_gone_is_refused_with_the_command_that_mends_it(tmp_path:
         bundled.check_file(tmp_path / "config.json", bundled.SHA256["minilm"]["config.json"], bundled.REMEDY)
 
 
-def test_without_minilms_package_the_error_is_one_line_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_minilms_package_the_error_is_one_line_with_the_install_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(bundled, "MINILM_PACKAGE", "a_package_that_is_not_installed")
     with pytest.raises(ModelError) as caught:
         bundled.bundled_model.__wrapped__("minilm")
