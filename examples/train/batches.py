@@ -13,16 +13,33 @@ IGNORED = -100  # transformers' label for "no loss here"
 
 
 @dataclass(frozen=True)
-class Mixture:
-    """How a batch is made: ``synthetic`` of its ``rows`` rows are random segments repeated to the row's end."""
+class Stage:
+    """How batches are made before step ``until``: ``synthetic`` of its rows are repeated random segments."""
 
-    seed: int
+    until: int
     rows: int
     length: int
     synthetic: int
+    shortest: int = 8  # tokens of a random segment
+    longest: int = 64
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The stages in order; the last one has no end."""
+
+    seed: int
     vocabulary: int
-    shortest: int = 4
-    longest: int = 96
+    stages: tuple[Stage, ...]
+
+    def stage(self, step: int) -> Stage:
+        """The stage of a step."""
+        return next((stage for stage in self.stages if step < stage.until), self.stages[-1])
+
+    def synthetic_share(self, steps: int) -> float:
+        """Share of all tokens of a training of ``steps`` steps that stand in synthetic rows."""
+        stages = [self.stage(step) for step in range(steps)]
+        return sum(s.synthetic * s.length for s in stages) / sum(s.rows * s.length for s in stages)
 
 
 def batch_at(step: int, stream: np.ndarray, mixture: Mixture) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,13 +48,13 @@ def batch_at(step: int, stream: np.ndarray, mixture: Mixture) -> tuple[torch.Ten
     Every row begins with BOS, as the tokenizer begins every text. What cannot be predicted in a random row (the first
     copy, and that it ends where it ends) carries no loss.
     """
-    rng = np.random.default_rng([mixture.seed, step])
-    ids = np.full((mixture.rows, mixture.length), BOS_ID, dtype=np.int64)
+    rng, stage = np.random.default_rng([mixture.seed, step]), mixture.stage(step)
+    ids = np.full((stage.rows, stage.length), BOS_ID, dtype=np.int64)
     labels = ids.copy()
-    body = mixture.length - 1
-    for row in range(mixture.rows):
-        if row < mixture.synthetic:
-            period = int(rng.integers(mixture.shortest, mixture.longest + 1))
+    body = stage.length - 1
+    for row in range(stage.rows):
+        if row < stage.synthetic:
+            period = int(rng.integers(stage.shortest, stage.longest + 1))
             segment = rng.integers(len(SPECIAL), mixture.vocabulary, size=period)
             ids[row, 1:] = np.resize(segment, body)
             labels[row] = ids[row]

@@ -1,12 +1,13 @@
 """A training's state on disk: one safetensors file, replaced as a whole, so that a kill leaves the old one or the new.
 
-Weights and AdamW's moments are everything: batches and the learning rate are functions of the step.
+Weights and the optimizers' moments are everything: batches and the learning rate are functions of the step.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from safetensors.torch import save_file
 NAME = "checkpoint.safetensors"
 
 
-def save(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+def save(folder: Path, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], step: int) -> None:
     """Write the state after ``step`` steps."""
     tensors = {f"weight.{name}": value.detach().clone() for name, value in model.named_parameters()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"moment.{index}.{name}": value.clone() for name, value in state.items()}
+    for place, optimizer in enumerate(optimizers):
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"moment.{place}.{index}.{name}": value.clone() for name, value in state.items()}
     temporary = folder / f"{NAME}.part"
     save_file(tensors, temporary, metadata={"step": str(step)})
     with temporary.open("rb") as file:
@@ -29,11 +31,11 @@ def save(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer,
     temporary.replace(folder / NAME)
 
 
-def load(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Put the saved state, if there is one, into model and optimizer; the number of steps done."""
+def load(folder: Path, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> int:
+    """Put the saved state, if there is one, into model and optimizers; the number of steps done."""
     if not (folder / NAME).exists():
         return 0
-    state: dict[int, dict[str, torch.Tensor]] = {}
+    states: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in optimizers]
     weights = dict(model.named_parameters())
     with safe_open(folder / NAME, framework="pt") as file, torch.no_grad():
         for name in file.keys():  # noqa: SIM118 - a safetensors file is no dict
@@ -41,10 +43,11 @@ def load(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer)
             if kind == "weight":
                 weights[rest].copy_(file.get_tensor(name))
             else:
-                index, _, moment = rest.partition(".")
-                state.setdefault(int(index), {})[moment] = file.get_tensor(name)
+                place, index, moment = rest.split(".")
+                states[int(place)].setdefault(int(index), {})[moment] = file.get_tensor(name)
         step = int(file.metadata()["step"])
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for optimizer, state in zip(optimizers, states, strict=True):
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return step
 
 

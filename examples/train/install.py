@@ -1,7 +1,8 @@
-"""Put finished trainings into the package: ``python -m examples.train.install CAUSAL TWIN DIGITS``.
+"""Put a finished training into the package: ``python -m examples.train.install NAME WORK``.
 
-Each argument is the WORK folder of one training. Model folders and their cards go to attnengine/weights; the SHA-256
-lines that attnengine/bundled.py pins are printed. Run it in the environment that trained: the cards name its versions.
+NAME is causal, twin or digits, WORK the folder of that training. The model and its card go to attnengine/weights; the
+SHA-256 lines that attnengine/bundled.py pins are printed. Run it in the environment that trained: a card names its
+versions.
 """
 
 from __future__ import annotations
@@ -22,16 +23,14 @@ PINNED = ("config.json", "model.safetensors", "preprocessor_config.json", "token
 def main() -> None:
     """Copy, describe, print the pins."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in CARDS:
-        parser.add_argument(name, type=Path, help=f"the WORK folder of examples.train.{name}")
+    parser.add_argument("name", choices=CARDS)
+    parser.add_argument("work", type=Path)
     arguments = parser.parse_args()
-    for name, card in CARDS.items():
-        work: Path = getattr(arguments, name)
-        folder = WEIGHTS / name
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(work / "model", folder)
-        (folder / "README.md").write_text(card(work), encoding="utf-8")
-        sys.stdout.write(pins(name, folder))
+    folder = WEIGHTS / arguments.name
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(arguments.work / "model", folder, copy_function=shutil.copyfile)
+    (folder / "README.md").write_text(CARDS[arguments.name](arguments.work), encoding="utf-8")
+    sys.stdout.write(pins(arguments.name, folder))
 
 
 def pins(name: str, folder: Path) -> str:

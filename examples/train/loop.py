@@ -24,6 +24,7 @@ class Settings:
     decay: float = 0.2  # share of the steps over which the learning rate goes down to zero
     weight_decay: float = 0.1
     bf16: bool = True
+    muon: bool = False
     measure_every: int = 250  # steps
     checkpoint_every: float = 600.0  # seconds
 
@@ -52,40 +53,54 @@ def train(
     curve says beside step, seconds and loss.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings.peak_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay, fused=True
-    )
-    first = checkpoint.load(folder, model, optimizer)
+    optimizers = optimizers_for(model, settings)
+    first = checkpoint.load(folder, model, optimizers)
     curve = Curve(folder / "curve.csv", first)
     saved = time.monotonic()
     model.train()
     for step in range(first, settings.steps):
-        loss = one_step(model, optimizer, loss_at, step, settings)
+        loss = one_step(model, optimizers, loss_at, step, settings)
         curve.add(loss)
         if (step + 1) % settings.measure_every == 0 or step + 1 == settings.steps:
             curve.write(step + 1, measure(), settings.steps, tokens_a_step)
         if step + 1 == settings.steps or time.monotonic() - saved > settings.checkpoint_every:
-            checkpoint.save(folder, model, optimizer, step + 1)
+            checkpoint.save(folder, model, optimizers, step + 1)
             curve.keep()
             saved = time.monotonic()
 
 
+def optimizers_for(model: torch.nn.Module, settings: Settings) -> list[torch.optim.Optimizer]:
+    """AdamW; with ``muon``, Muon (Jordan et al. 2024) for the layers' matrices, at AdamW's size of update."""
+    matrices = [p for name, p in model.named_parameters() if settings.muon and p.ndim == 2 and ".layers." in name]
+    chosen = set(map(id, matrices))
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    rate, decay = settings.peak_rate, settings.weight_decay
+    found: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=decay, fused=True)
+    ]
+    if matrices:
+        found.append(torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+    return found
+
+
 def one_step(
     model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     loss_at: Callable[[int], torch.Tensor],
     step: int,
     settings: Settings,
 ) -> float:
     """One update; its loss."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate_at(step, settings)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(step, settings)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.bf16):
         loss = loss_at(step)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
     return float(loss.detach())
 
 

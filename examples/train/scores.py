@@ -85,8 +85,8 @@ def best(scores: torch.Tensor) -> tuple[str, float]:
 
 
 @torch.no_grad()
-def held_out_loss(model: Any, held_out: np.ndarray, *, rows: int = 64, length: int = 256) -> float:
-    """Mean cross-entropy in nats a token on held-out text."""
-    ids = windows_of(held_out, rows, length)
+def held_out_loss(model: Any, held_out: np.ndarray, *, rows: int = 64) -> float:
+    """Mean cross-entropy in nats a token on held-out text, in windows of the model's whole context."""
+    ids = windows_of(held_out, rows, model.config.max_position_embeddings)
     losses = [float(model(input_ids=part, labels=part, use_cache=False).loss) for part in ids.split(16)]
     return sum(losses) / len(losses)

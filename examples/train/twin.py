@@ -25,6 +25,7 @@ from examples.train.vocabulary import PAD_ID
 
 SEED = 1
 ROWS = 16
+SPLITS = ("train", "held_out")
 CLASSES = ("pandas", "python", "scipy", "sklearn", "sympy", "torch", "transformers")
 NAMES = re.compile(
     r"\b(pandas|pd|python\d?|py|cpython|scipy|sp|sklearn|scikit[- ]learn|scikits?|sympy|torch|pytorch|transformers"
@@ -43,13 +44,24 @@ class Examples:
     ids: list[np.ndarray]
     classes: np.ndarray
 
+    def save(self, path: Path) -> None:
+        """Write ids end to end, lengths and classes."""
+        np.savez(path, ids=np.concatenate(self.ids), lengths=list(map(len, self.ids)), classes=self.classes)
+
+    @classmethod
+    def load(cls, path: Path) -> Examples:
+        """Read what ``save`` wrote."""
+        with np.load(path, allow_pickle=False) as file:
+            return cls(np.split(file["ids"], np.cumsum(file["lengths"])[:-1]), file["classes"])
+
 
 def main() -> None:
-    """Train to the end, save, and write how well it does beside two baselines."""
+    """Prepare once, train to the end, save."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path)
     parser.add_argument("causal", type=Path)
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--prepare", action="store_true", help="stop before training; the tokenizer is all it needs")
     parser.add_argument("--threads", type=int, default=1, help="results are bit-identical only for the same number")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -57,23 +69,30 @@ def main() -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.causal)
+    prepare(arguments.work, tokenizer)
+    if arguments.prepare:
+        return
     model = AutoModelForSequenceClassification.from_pretrained(
-        arguments.causal, dtype=torch.float32, id2label=dict(enumerate(CLASSES)),
+        arguments.causal, id2label=dict(enumerate(CLASSES)),
         label2id={name: index for index, name in enumerate(CLASSES)},
     )  # fmt: skip
-    docstrings = read_docstrings()
-    kept, held_out = (examples(docstrings, tokenizer, held_out=which) for which in (False, True))
-    run_training(model, arguments.work, kept, held_out, Settings(arguments.steps, peak_rate=3e-4))
+    kept, held_out = (Examples.load(arguments.work / f"{name}.npz") for name in SPLITS)
+    run_training(model, arguments.work, kept, held_out, Settings(arguments.steps, peak_rate=5e-4, warmup=50))
     save_finished(model, arguments.work / "model")
     tokenizer.save_pretrained(arguments.work / "model")
-    report = {
-        "train": len(kept.classes),
-        "test": len(held_out.classes),
-        "accuracy": accuracy(model.float(), held_out),
-        "majority": 1 / len(CLASSES),
-        "bag_of_words": bag_of_words_accuracy(kept, held_out, tokenizer),
-    }
-    (arguments.work / "report.json").write_text(json.dumps(report))
+
+
+def prepare(work: Path, tokenizer: Any) -> None:
+    """Read, cut and tokenise the docstrings and measure the baseline, unless that is done."""
+    if (work / "baseline.json").exists():
+        return
+    work.mkdir(parents=True, exist_ok=True)
+    docstrings = read_docstrings(CLASSES)
+    kept, held_out = (examples(docstrings, tokenizer, held_out=which) for which in (False, True))
+    for name, part in zip(SPLITS, (kept, held_out), strict=True):
+        part.save(work / f"{name}.npz")
+    baseline = bag_of_words_accuracy(kept, held_out, tokenizer)
+    (work / "baseline.json").write_text(json.dumps({"bag_of_words": baseline}))  # last: it says that all is there
 
 
 def without_names(text: str) -> str:
@@ -91,7 +110,8 @@ def examples(docstrings: Sequence[Docstring], tokenizer: Any, *, held_out: bool)
             if d.package == package and d.held_out == held_out and len(d.text) >= SHORTEST
         ]  # fmt: skip
         for chosen in rng.permutation(len(mine))[: TESTED if held_out else TRAINED]:
-            ids.append(np.asarray(tokenizer(without_names(mine[chosen]))["input_ids"][:LONGEST]))
+            cut = tokenizer(without_names(mine[chosen]), truncation=True, max_length=LONGEST)
+            ids.append(np.asarray(cut["input_ids"]))
             classes.append(index)
     return Examples(ids, np.asarray(classes))
 

@@ -88,9 +88,9 @@ def test_the_classifiers_examples_are_balanced_and_split_by_module(monkeypatch: 
     ]
     seen: list[str] = []
 
-    def tokenizer(text: str) -> dict[str, list[int]]:
+    def tokenizer(text: str, *, truncation: bool, max_length: int) -> dict[str, list[int]]:
         seen.append(text)
-        return {"input_ids": list(range(200))}
+        return {"input_ids": list(range(200))[:max_length]}
 
     kept = twin.examples(docstrings, tokenizer, held_out=False)
     trained, seen[:] = set(seen), []

@@ -11,10 +11,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from examples.train import causal, checkpoint, loop
-from examples.train.batches import IGNORED, Mixture, batch_at
+from examples.train.batches import IGNORED, Mixture, Stage, batch_at
 from examples.train.vocabulary import BOS_ID
 
-MIXTURE = Mixture(seed=3, rows=8, length=64, synthetic=2, vocabulary=50, shortest=4, longest=20)
+TEXT = Stage(3, rows=8, length=64, synthetic=2, shortest=4, longest=20)
+REPEATS = Stage(9, rows=4, length=32, synthetic=4, shortest=4, longest=20)
+MIXTURE = Mixture(seed=3, vocabulary=50, stages=(TEXT, REPEATS))
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def tiny_model() -> LlamaForCausalLM:
 
 
 def settings(**changed: float) -> loop.Settings:
-    return loop.Settings(**{"steps": 8, "peak_rate": 1e-2, "warmup": 2, "measure_every": 2} | changed)
+    return loop.Settings(**{"steps": 8, "peak_rate": 1e-2, "warmup": 2, "measure_every": 2, "muon": True} | changed)
 
 
 def trained(work: Path, **changed: float) -> dict[str, torch.Tensor]:
@@ -64,19 +66,27 @@ def test_a_batch_is_the_same_however_often_and_in_whatever_order_it_is_asked_for
 
 def test_synthetic_rows_repeat_a_segment_and_carry_no_loss_before_it_can_be_predicted(work: Path) -> None:
     ids, labels = batch_at(0, np.load(work / "train.npy"), MIXTURE)
-    for row in range(MIXTURE.synthetic):
+    for row in range(TEXT.synthetic):
         silent = int((labels[row] == IGNORED).sum())  # BOS, the first copy, and the first token of the second
         period = silent - 2
         assert 4 <= period <= 20
         assert (labels[row, :silent] == IGNORED).all()
         assert torch.equal(ids[row, 1 + period :], ids[row, 1:-period])
         assert torch.equal(labels[row, silent:], ids[row, silent:])
-    assert torch.equal(ids[MIXTURE.synthetic :], labels[MIXTURE.synthetic :])
+    assert torch.equal(ids[TEXT.synthetic :], labels[TEXT.synthetic :])
     assert (ids[:, 0] == BOS_ID).all()
 
 
 def test_the_bundled_models_batches_are_at_most_thirty_per_cent_synthetic() -> None:
-    assert causal.MIXTURE.synthetic / causal.MIXTURE.rows <= 0.3
+    assert 0 < causal.MIXTURE.synthetic_share(causal.STEPS) <= 0.3
+
+
+def test_stages_follow_each_other_and_the_last_one_goes_on(work: Path) -> None:
+    stream = np.load(work / "train.npy")
+    shapes = [tuple(batch_at(step, stream, MIXTURE)[0].shape) for step in (0, 2, 3, 8, 9, 100)]
+    assert shapes == [(8, 64)] * 2 + [(4, 32)] * 4
+    assert MIXTURE.synthetic_share(3) == 0.25
+    assert MIXTURE.synthetic_share(5) == (3 * 2 * 64 + 2 * 4 * 32) / (3 * 8 * 64 + 2 * 4 * 32)
 
 
 def test_a_training_that_was_killed_goes_on_to_the_same_bits_and_the_same_scores(
@@ -110,8 +120,8 @@ def test_a_kill_while_the_checkpoint_is_written_leaves_the_one_before(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_model()
-    optimizer = torch.optim.AdamW(model.parameters())
-    checkpoint.save(work, model, optimizer, 5)
+    optimizers = [torch.optim.AdamW(model.parameters())]
+    checkpoint.save(work, model, optimizers, 5)
 
     def cut_off(tensors: object, path: Path, metadata: object) -> None:
         path.write_bytes(b"half a file")
@@ -119,8 +129,8 @@ def test_a_kill_while_the_checkpoint_is_written_leaves_the_one_before(
 
     monkeypatch.setattr(checkpoint, "save_file", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.save(work, model, optimizer, 6)
-    assert checkpoint.load(work, model, optimizer) == 5
+        checkpoint.save(work, model, optimizers, 6)
+    assert checkpoint.load(work, model, optimizers) == 5
 
 
 def test_how_long_a_training_shall_be_changes_nothing_before_the_rate_goes_down() -> None:
