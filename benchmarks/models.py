@@ -38,7 +38,9 @@ NAMES = ("minilm", *SHAPES)
 def load(name: str, attention: str, length: int, device: str, dtype: torch.dtype) -> PreTrainedModel:
     """The model under one attention implementation; shapes have the same random weights every time."""
     if name == "minilm":
-        model = AutoModel.from_pretrained(bundled_model(), attn_implementation=attention, add_pooling_layer=False)
+        model = AutoModel.from_pretrained(
+            bundled_model("minilm"), attn_implementation=attention, add_pooling_layer=False
+        )
         return model.to(device, dtype).eval()
     torch.manual_seed(0)
     before = torch.get_default_dtype()
@@ -56,7 +58,7 @@ def job_of(name: str, length: int, tokens: int, device: str, dtype: torch.dtype)
     """The engine's job for full windows of ``length``, and the windows of one full batch."""
     model = load(name, "sdpa", length, device, dtype)
     if name == "minilm":
-        tokenizer = AutoTokenizer.from_pretrained(bundled_model())
+        tokenizer = AutoTokenizer.from_pretrained(bundled_model("minilm"))
         texts = [text for _, text in bundled_documents()]
         inputs = frozenset({"input_ids", "attention_mask", "token_type_ids"})
     else:

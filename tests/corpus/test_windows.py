@@ -16,7 +16,7 @@ TEXTS = ["One two. Three, four! Five?", "A much longer text; it has (many) words
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(bundled_model())
+    return AutoTokenizer.from_pretrained(bundled_model("minilm"))
 
 
 def feed_of(tokenizer, texts=TEXTS, **options):

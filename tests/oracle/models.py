@@ -103,7 +103,9 @@ def random_model(model: str, config: Callable[[], Any], seed: int, gain: float =
 
 def minilm(implementation: str | None) -> Any:
     """The bundled real model."""
-    return tf.AutoModel.from_pretrained(bundled_model(), attn_implementation=implementation, local_files_only=True)
+    return tf.AutoModel.from_pretrained(
+        bundled_model("minilm"), attn_implementation=implementation, local_files_only=True
+    )
 
 
 def pair_config(kind: str, **more: Any) -> Callable[[], Any]:
@@ -170,7 +172,7 @@ WITH_BOS = {"reader": lambda: byte_tokenizer((BOS,)), "prefix": (BOS,)}
 CASES: dict[str, Case] = {
     "minilm": Case(
         minilm,
-        lambda: tf.AutoTokenizer.from_pretrained(bundled_model(), local_files_only=True),
+        lambda: tf.AutoTokenizer.from_pretrained(bundled_model("minilm"), local_files_only=True),
         tuple(Layer("", "self", n, f"encoder.layer.{n}.attention.self", ("query", "key", "value")) for n in range(6)),
         heads=12, kv_heads=12, scale=32**-0.5, documents=lambda: STRANGE, prefix=("[CLS]",), suffix=("[SEP]",),
         window=512,

@@ -23,7 +23,7 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_position_embeddings=128, initializer_range=0.3,
     )  # fmt: skip
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(bundled_model()).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(bundled_model("minilm")).save_pretrained(folder)
     return folder
 
 
