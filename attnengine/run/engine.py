@@ -85,8 +85,7 @@ def make_pilots(job: Job) -> list[Pilot]:
 
 
 def _pilot(windows: list[dict[str, torch.Tensor]]) -> Pilot:
-    names = [name for name in PILOT_SUMS if name in windows[0]]
-    return Pilot.of({name: torch.cat([one[name] for one in windows]) for name in names})
+    return Pilot.of({name: torch.cat([one[name] for one in windows]) for name in windows[0]})
 
 
 def _sums_of(job: Job, capture: Capture, window: int, found: dict[int, list[dict[str, torch.Tensor]]]) -> None:
