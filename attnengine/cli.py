@@ -121,6 +121,8 @@ def run(
         str, typer.Option(help="i/n: only every n-th shard from the i-th on, i from 0; for arrays of n processes.")
     ] = "0/1",
     seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
+    layers: Annotated[str | None, typer.Option(help="Only the heads of these layers: 0,2-4 [all].")] = None,
+    heads: Annotated[str | None, typer.Option(help="Only these heads, beside --layers: L5H1,L0H3 [all].")] = None,
     text: Annotated[bool, typer.Option("--text/--no-text", help="Keep sampled tokens' text, or offsets only.")] = True,
     revision: Annotated[str | None, typer.Option(help="Hub revision of the model.")] = None,
     adapter: Annotated[str | None, typer.Option(help="A PEFT adapter (folder or hub id) to merge in.")] = None,
@@ -144,7 +146,7 @@ def run(
 
     settings = RunSettings(
         stats=stats, window=window, stride=stride, bos=bos, batch_tokens=batch_tokens, shard_tokens=shard_tokens,
-        sample=sample, seed=seed, max_tokens=max_tokens, keep_text=text, threads=threads,
+        sample=sample, seed=seed, max_tokens=max_tokens, keep_text=text, threads=threads, layers=layers, heads=heads,
         token_class=parse_classes(token_class),
     )  # fmt: skip
     share = parse_share(shards)

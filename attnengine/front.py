@@ -134,7 +134,7 @@ def _planned(
     manifest["corpus"]["source"] = source
     corpus = manifest["corpus"]
     reporter.say(
-        f"{loaded.model_id}: {site_summary(job.sites)} · {corpus['documents']:,} documents, "
+        f"{loaded.model_id}: {site_summary(job)} · {corpus['documents']:,} documents, "
         f"{corpus['windows']:,} windows, {corpus['tokens']:,} tokens · {settings.stats} statistics"
     )
     return job, manifest

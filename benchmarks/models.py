@@ -16,6 +16,7 @@ from attnengine.corpus.tokenise import tokenise
 from attnengine.corpus.windows import SpecialTokens, TextWindows
 from attnengine.model.capture import find_sites
 from attnengine.model.load import wrap_model
+from attnengine.run.choice import choose
 from attnengine.run.engine import Job
 
 VOCABULARY = 4096  # of the made-up text
@@ -70,7 +71,7 @@ def job_of(name: str, length: int, tokens: int, device: str, dtype: torch.dtype)
                        model_inputs=inputs)  # fmt: skip
     plan = make_plan(feed, batch_tokens=tokens, shard_tokens=10**9, sample=0, seed=0, identity={})
     sites = find_sites(loaded.model, feed.batch(plan.batches[-1][:1], device).inputs)
-    return Job(loaded, sites, feed, plan, device), plan.batches[0]
+    return Job(loaded, sites, feed, plan, device, choose(sites, None, None)), plan.batches[0]
 
 
 def _made_up(n: int) -> tuple[FastTokenizer, list[str]]:

@@ -80,7 +80,7 @@ def check_sample(run: Run) -> None:
     """RunFormatError if the run is not finished or keeps no sampled vectors."""
     if run.manifest["status"] != "complete":
         raise RunFormatError(f"{run.path} is not finished; `attnengine run … --resume` goes on with it")
-    if not len(run.tokens) or not all((run.path / "arrays" / f"site-{s:03d}").is_dir() for s in run.sites.site):
+    if not len(run.tokens) or not all((run.path / "arrays" / f"site-{s:03d}").is_dir() for s in set(run.heads.site)):
         raise RunFormatError(
             f"{run.path} keeps no sampled queries and keys; make the run again with --sample above 0 (5000 by default)"
         )
@@ -100,11 +100,11 @@ def check_like(run: Run, other: Run) -> str:
 
 
 def head_rows(run: Run) -> list[dict[str, Any]]:
-    """The keys of every head: site, head, layer, kind."""
+    """The keys of every head that the run looked at: site, head, layer, kind."""
+    table = run.heads[["site", "head", "layer", "kind"]].sort_values(["site", "head"])
     return [
-        {"site": int(row.site), "head": head, "layer": int(row.layer), "kind": str(row.kind)}
-        for row in run.sites.sort_values("site").itertuples()
-        for head in range(int(row.n_heads))
+        {"site": int(site), "head": int(head), "layer": int(layer), "kind": str(kind)}
+        for site, head, layer, kind in table.itertuples(index=False)
     ]
 
 
@@ -116,7 +116,7 @@ def select(run: Run, layers: Iterable[int] | None, heads: Iterable[int] | None) 
             continue
         chosen, known = set(wanted), {row[column] for row in rows}
         if chosen - known:
-            raise ValueError(f"this run has no {name} {min(chosen - known)}; it has 0 to {max(known)}")
+            raise ValueError(f"this run has no {name} {min(chosen - known)}; it has {min(known)} to {max(known)}")
         rows = [row for row in rows if row[column] in chosen]
     return [(row["site"], row["head"]) for row in rows]
 

@@ -7,7 +7,7 @@ hands q, k and v to the kernels while they are alive. Nothing of size L×L outli
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -21,6 +21,7 @@ from attnengine.model.load import LoadedModel
 from attnengine.model.masks import DenseMaskError
 from attnengine.records import Site, head_name
 from attnengine.run import sampling, shards, types
+from attnengine.run.choice import Chosen, restricted
 from attnengine.run.prefetch import batches
 from attnengine.run.sampling import Sample
 from attnengine.statistics.accumulate import PILOT_SUMS, Pilot, SiteSums
@@ -39,6 +40,7 @@ class Job:
     feed: Feed
     plan: Plan
     device: str
+    chosen: Chosen
     stats: str = "all"
 
     @property
@@ -68,20 +70,20 @@ def site_sums(job: Job, site: Site, call: AttentionCall, batch: WindowBatch, mem
             f"{site.name} ({site.module}) attends over (windows, queries, keys) = {seen}, the batch has {expected}; "
             "this model reshapes the sequence before attention, which attnengine cannot place in the text"
         )
-    cross = site.kind == "cross"
+    call, cross = restricted(call, job.chosen[site.site]), site.kind == "cross"
     return head_sums(call, queries, keys, cross=cross, max_length=job.max_length, stats=job.stats, memory=memory)
 
 
 def make_pilots(job: Job) -> list[Pilot]:
     """The centres of second moments: the means of up to four windows spread over the corpus; zeros for a core run."""
     if job.stats == "core":  # it has no second moments
-        return [Pilot.zero(site.n_heads, site.d_qk) for site in job.sites]
+        return [Pilot.zero(len(heads), site.d_qk) for site, heads in zip(job.sites, job.chosen, strict=True)]
     n = len(job.feed.n_tokens)
     found: dict[int, list[dict[str, torch.Tensor]]] = defaultdict(list)
     with Capture(job.loaded.model, job.sites) as capture:
         for window in sorted({n * i // 4 for i in range(4)}):  # one by one: what fits must not depend on the plan
             _sums_of(job, capture, window, found)
-    return [_pilot(found[site.site]) for site in job.sites]
+    return [_pilot(found[site.site]) if found[site.site] else Pilot.zero(0, site.d_qk) for site in job.sites]
 
 
 def _pilot(windows: list[dict[str, torch.Tensor]]) -> Pilot:
@@ -92,6 +94,8 @@ def _sums_of(job: Job, capture: Capture, window: int, found: dict[int, list[dict
     batch, memory = job.feed.batch([window], job.device), Memory()
 
     def on_call(site: Site, call: AttentionCall) -> None:
+        if not job.chosen[site.site]:
+            return
         sums = site_sums(job, site, call, batch, memory)
         found[site.site].append({name: value for name, value in sums.items() if name in PILOT_SUMS})
 
@@ -177,27 +181,30 @@ def run_batch(
     memory = Memory()
 
     def on_call(site: Site, call: AttentionCall) -> None:
+        heads = job.chosen[site.site]
+        if not heads:
+            return
         found = site_sums(job, site, call, batch, memory)
-        check_mass(site, found)
+        check_mass(site, heads, found)
         sums[site.site].add(found, group, job.plan.n_groups)
         sums[site.site].tokens.add(found, streams_of(site, batch)[1])
         if len(rows):
-            facts, length = streams_of(site, batch), job.max_length
-            values = row_values(call, *facts, where, cross=site.kind == "cross")
+            facts, length, mine = streams_of(site, batch), job.max_length, restricted(call, heads)
+            values = row_values(mine, *facts, where, cross=site.kind == "cross")
             sample.take(site.site, call, where, values)
             sums[site.site].add(own_sums(values), group[where[:, 0]], job.plan.n_groups)
-            types.add_rows(sums[site.site], site, call, facts, where, group, job.plan.n_groups, length)
+            types.add_rows(sums[site.site], site, mine, facts, where, group, job.plan.n_groups, length)
 
     capture.forward(batch.inputs, on_call)
     if len(rows):
         sample.rows.append(rows)
 
 
-def check_mass(site: Site, sums: dict[str, torch.Tensor]) -> None:
+def check_mass(site: Site, heads: Sequence[int], sums: dict[str, torch.Tensor]) -> None:
     """CaptureError if a pattern does not sum to 1: the statistics and the model used different masks."""
     worst = sums["mass_defect_max"].nan_to_num(0.0).amax(0)  # (h,); NaN heads are reported as such, at the end
     if float(worst.max()) > MASS_DEFECT_GATE:
-        head = int(worst.argmax())
+        head = heads[int(worst.argmax())]
         raise CaptureError(
             f"{head_name(site, head)}: attention sums to 1 ± {float(worst.max()):.2g}, more than {MASS_DEFECT_GATE:g}; "
             "statistics and model saw different masks. Please report the model; its numbers would be wrong"

@@ -22,6 +22,7 @@ from attnengine import disk, store
 from attnengine.errors import PlanError, RunFormatError
 from attnengine.records import Site, head_name
 from attnengine.run import failures, sampling, shards, types
+from attnengine.run.choice import narrowed, renumbered, spread
 from attnengine.run.describe import share_of
 from attnengine.run.planned import Planned, planned
 from attnengine.run.progress import Reporter
@@ -81,6 +82,7 @@ class _Merge:
         self.plan, self.done, self.last = plan, done, last
         self.started = time.perf_counter()
         self.sums, self.sample = [SiteSums(pilot) for pilot in plan.pilots], Sample()
+        self.sites = narrowed(plan.sites, plan.chosen)
         self.about: dict[int, About] = {}
         key = plan.key
         for shard in done:
@@ -111,23 +113,28 @@ class _Merge:
         self._write_sample(run / folder)
         store.write_table(run / folder, "shards", self._shards_frame())
         stats = str(self.plan.manifest["settings"]["stats"])
-        derived = types.write_tables(run, folder, self.plan.sites, self.sums, stats, reporter)
+        derived = types.write_tables(self.plan, folder, self.sums, stats, reporter)
         manifest = self._manifest(run, folder, heads, reporter) | {"derived": derived}
         store.write_manifest(run, manifest)
         _clear(run, keep=(folder, str(before.get("tables", ""))) if not self.last else ())
 
     def _write_tables(self, where: Path) -> pd.DataFrame:
-        stats, sites = str(self.plan.manifest["settings"]["stats"]), self.plan.sites
-        heads = tables.heads_table(sites, self.sums, stats)
-        store.write_table(where, "heads", heads)
-        store.write_table(where, "neurons", tables.neurons_table(sites, self.sums, stats))
+        stats, chosen = str(self.plan.manifest["settings"]["stats"]), self.plan.chosen
+        sites, sums = self.sites, [self.sums[site.site] for site in self.sites]
+        made = {
+            "heads": tables.heads_table(sites, sums, stats),
+            "neurons": tables.neurons_table(sites, sums, stats),
+        }
         if stats == "all":
             edges = profile_edges(self.plan.manifest["corpus"]["longest_window"])
-            store.write_table(where, "profiles", tables.profiles_table(sites, self.sums, edges))
-            store.write_array(where, Path("patterns.npy"), tables.patterns_array(sites, self.sums))
-            counted = [one.tokens for one in self.sums]
-            store.write_table(where, "key_tokens", key_tokens_table(sites, counted, self.plan.vocabulary))
-        return heads
+            made["profiles"] = tables.profiles_table(sites, sums, edges)
+            made["key_tokens"] = key_tokens_table(sites, [one.tokens for one in sums], self.plan.vocabulary)
+            patterns = spread(tables.patterns_array(sites, sums), self.plan.sites, chosen)
+            store.write_array(where, Path("patterns.npy"), patterns)
+        made = {name: renumbered(table, chosen) for name, table in made.items()}
+        for name, table in made.items():
+            store.write_table(where, name, table)
+        return made["heads"]
 
     def _write_sample(self, where: Path) -> None:
         """The sampled tokens that were seen, the arrays of every site in the same order, and examples from them."""
@@ -146,7 +153,8 @@ class _Merge:
             for name, array in arrays.items():
                 kept = sampling.stored_dtype(array, source_fp32=fp32)
                 store.write_array(where, store.array_path(site.site, name), kept)
-        store.write_table(where, "examples", examples_table(self.plan.sites, values, tokens))
+        examples = examples_table(self.sites, values, tokens)
+        store.write_table(where, "examples", renumbered(examples, self.plan.chosen))
 
     def _shards_frame(self) -> pd.DataFrame:
         """The plan's shards with what became of them."""

@@ -12,6 +12,7 @@ from attnengine import disk, store
 from attnengine.errors import RunFormatError
 from attnengine.records import Site
 from attnengine.run import failures, provenance, shards
+from attnengine.run.choice import Chosen
 from attnengine.statistics.accumulate import Pilot
 
 
@@ -37,6 +38,20 @@ class Planned:
         """What this run's shards are written under."""
         return shards.key_of(self.digest, self.pilots)
 
+    @property
+    def chosen(self) -> Chosen:
+        """The heads of each site that the run looks at."""
+        told = self.manifest["chosen_heads"]
+        fits = isinstance(told, list) and len(told) == len(self.sites) and any(told)
+        for heads, site in zip(told if fits else (), self.sites, strict=False):
+            numbers = isinstance(heads, list) and all(type(head) is int for head in heads)
+            fits = fits and numbers and heads == sorted(set(heads) & set(range(site.n_heads)))
+        if not fits:
+            raise RunFormatError(
+                f"{self.run}/shards/plan.json: chosen_heads does not fit the sites; make the run again"
+            )
+        return tuple(tuple(heads) for heads in told)
+
     def done(self) -> list[int]:
         """Shards whose sums are on disk, in order."""
         return [shard for shard in range(len(self.shards)) if shards.shard_path(self.run, shard).exists()]
@@ -61,7 +76,8 @@ class Planned:
 def planned(run: Path) -> Planned:
     """Read a run's plan from its folder; RunFormatError names what is missing or damaged."""
     manifest = store.read_manifest(run, run / "shards" / "plan.json")
-    missing = [name for name in ("plan", "corpus", "settings", "model", "planned") if name not in manifest]
+    needed = ("plan", "corpus", "settings", "model", "planned", "chosen_heads")
+    missing = [name for name in needed if name not in manifest]
     if missing:
         raise RunFormatError(f"{run}/shards/plan.json lacks {', '.join(missing)}; make the run again")
     for entry in manifest["planned"]:

@@ -25,8 +25,8 @@ from attnengine.errors import ModelError, PlanError, UnsupportedModelError
 from attnengine.model.capture import Capture, find_sites, inexact_reason
 from attnengine.model.load import LoadedModel
 from attnengine.model.self_check import self_check
-from attnengine.records import Site
 from attnengine.run.batch_size import batch_tokens_for
+from attnengine.run.choice import choose
 from attnengine.run.engine import Job, make_pilots, run_batch
 from attnengine.run.progress import Reporter
 from attnengine.run.sampling import Sample
@@ -50,6 +50,7 @@ def make_job(
     check = check_inputs(loaded, feed, device)
     reporter.say("finding attention sites and checking capture against the model itself")
     sites = find_sites(loaded.model, check)
+    chosen = choose(sites, settings.layers, settings.heads)
     checked = self_check(loaded.model, sites, check)
     if settings.batch_tokens is None:
         settings = replace(settings, batch_tokens=batch_tokens_for(loaded, sites, feed, device, settings.stats))
@@ -70,7 +71,7 @@ def make_job(
         seed=settings.seed,
         identity=identity,
     )
-    job = Job(loaded, sites, feed, plan, device, settings.stats)
+    job = Job(loaded, sites, feed, plan, device, chosen, settings.stats)
     return job, first_manifest(job, settings, checked.as_dict())
 
 
@@ -161,6 +162,7 @@ def first_manifest(job: Job, settings: RunSettings, checked: dict[str, Any]) -> 
         },
         "sample": {"tokens": job.plan.n_samples},
         "settings": settings.as_dict(),
+        "chosen_heads": [list(heads) for heads in job.chosen],
         "own_statistics": [one.as_dict() for one in OWN.values()],
         "kernels": path_for(torch.device(job.device).type, loaded.model.dtype),
         "self_check": checked,
@@ -217,19 +219,20 @@ def choose_device(asked: str) -> str:
     return asked
 
 
-def site_summary(sites: list[Site]) -> str:
-    """``6 attention sites, 72 heads``."""
-    return f"{len(sites)} attention sites, {sum(site.n_heads for site in sites)} heads"
+def site_summary(job: Job) -> str:
+    """``6 attention sites, 72 heads``; ``2 of 72 heads`` where not all are looked at."""
+    every, looked_at = sum(site.n_heads for site in job.sites), sum(map(len, job.chosen))
+    return f"{len(job.sites)} attention sites, {'' if looked_at == every else f'{looked_at} of '}{every} heads"
 
 
 def disk_estimate(job: Job) -> int:
     """Bytes the finished run will take, from above: the sample in fp32, and the grouped sums kept in its shards."""
     bytes_total = 0
-    for site in job.sites:
+    for site, heads in zip(job.sites, job.chosen, strict=True):
         vectors = site.n_heads * site.d_qk + site.n_kv_heads * (site.d_qk + site.d_v)
-        bytes_total += 2 * 4 * job.plan.n_samples * (vectors + site.n_heads * (1 + 2 * 16))
+        bytes_total += bool(heads) * 2 * 4 * job.plan.n_samples * (vectors + site.n_heads * (1 + 2 * 16))
         per_head = 10 * site.d_qk + 60 + 300 if job.stats == "all" else 2 * site.d_qk + 40
-        sums = site.n_heads * per_head
+        sums = len(heads) * per_head
         bytes_total += 8 * sums * min(job.plan.n_groups, len(job.feed.n_tokens)) * min(len(job.plan.shards), 4)
     return bytes_total
 

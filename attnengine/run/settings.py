@@ -24,6 +24,8 @@ class RunSettings:
     max_tokens: int | None = None  # stop adding windows once this many tokens are in
     threads: int | None = None  # of torch's CPU operations, whose last bits depend on it; None: as torch has it
     keep_text: bool = True  # store the text of sampled tokens, not offsets only
+    layers: str | None = None  # "0,2-4": only the heads of these layers, and those in ``heads``
+    heads: str | None = None  # "L5H1,L0H3": only these heads, and those in ``layers``; neither: all
     token_class: dict[str, str] = field(default_factory=dict)  # name -> expression: a mass column of your own
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ from attnengine import disk, store
 from attnengine.errors import RunFormatError
 from attnengine.records import Site
 from attnengine.run import shards
+from attnengine.run.choice import narrowed, renumbered
 from attnengine.run.planned import Planned, planned
 from attnengine.run.progress import Reporter
 from attnengine.statistics.accumulate import SiteSums
@@ -47,18 +48,26 @@ def add_rows(
 
 
 def write_tables(
-    run: Path, tables: str, sites: Sequence[Site], sums: Sequence[SiteSums], stats: str, reporter: Reporter
+    plan: Planned, tables: str, sums: Sequence[SiteSums], stats: str, reporter: Reporter
 ) -> dict[str, Any]:
     """Write the derived tables into the folder of a merge; what the manifest says of them.
 
     Without sampled rows there are no head types, and it is said.
     """
-    made = store.write_derived(run, tables, "intervals", intervals_table(sites, sums, stats), {"level": LEVEL})
+    sites = narrowed(plan.sites, plan.chosen)
+    sums = [sums[site.site] for site in sites]
+    intervals = renumbered(intervals_table(sites, sums, stats), plan.chosen)
+    made = store.write_derived(plan.run, tables, "intervals", intervals, {"level": LEVEL})
     if not any(f"{PREFIX}rows" in one.grouped for one in sums):
         reporter.say("no head types: they are estimated from the sample, and this run keeps none (--sample 0)")
         return made
-    settings = TypeSettings()
-    return made | store.write_derived(run, tables, "head_types", types_table(sites, sums, settings), asdict(settings))
+    return made | _write_head_types(plan, tables, sums, TypeSettings())
+
+
+def _write_head_types(plan: Planned, tables: str, sums: Sequence[SiteSums], settings: TypeSettings) -> dict[str, Any]:
+    """``sums`` are those of the sites with chosen heads."""
+    found = renumbered(types_table(narrowed(plan.sites, plan.chosen), sums, settings), plan.chosen)
+    return store.write_derived(plan.run, tables, "head_types", found, asdict(settings))
 
 
 def remake_head_types(run: Path, settings: TypeSettings) -> None:
@@ -69,11 +78,12 @@ def remake_head_types(run: Path, settings: TypeSettings) -> None:
     opened, plan = store.open_run(run), planned(run)
     if opened.manifest["status"] != "complete":
         raise RunFormatError(f"{run} is not finished: its head types are made again with each merge")
-    sums = stored_sums(plan)
+    every = stored_sums(plan)
+    sums = [every[site.site] for site in narrowed(plan.sites, plan.chosen)]
     if not any(one.grouped for one in sums):
         raise RunFormatError(f"{run} keeps no sums for head types: make it again, with --sample above 0")
     with disk.locked(run):
-        made = store.write_derived(run, "", "head_types", types_table(plan.sites, sums, settings), asdict(settings))
+        made = _write_head_types(plan, "", sums, settings)
         derived = opened.manifest.get("derived", {}) | made
         store.write_manifest(run, opened.manifest | {"derived": derived})
 

@@ -25,12 +25,14 @@ from attnengine.corpus.windows import Feed
 from attnengine.errors import AttnEngineError, PlanError
 from attnengine.model.load import LoadedModel
 from attnengine.records import Site
+from attnengine.run.choice import Chosen
 from attnengine.run.dispatch import Reply, attempt_at, plain
 from attnengine.run.engine import Job
 from attnengine.run.failures import Failure
 from attnengine.run.planned import Planned
 from attnengine.run.shards import pack_pilots, unpack_pilots
 from attnengine.statistics.accumulate import Pilot
+from attnengine.statistics.own import OWN
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,23 @@ class Orders:
     feed: Feed
     plan: Plan
     device: str
+    chosen: Chosen
     stats: str
     packed_pilots: bytes
     threads: int
 
     @classmethod
     def of(cls, job: Job, plan: Planned, load_model: Callable[..., LoadedModel]) -> Orders:
-        """The orders for a job of this process; CPU threads are part of the plan."""
+        """The orders for a job of this process; CPU threads are part of the plan.
+
+        PlanError if it has statistics of one's own, whose functions other processes do not know.
+        """
+        if OWN:
+            raise PlanError(f"statistics of your own ({', '.join(OWN)}) run in this process only; use no --workers")
         pilots = save(pack_pilots(plan.pilots))
         threads = torch.get_num_threads()
         known = job.loaded.weights_sha256
-        return cls(load_model, known, job.sites, job.feed, job.plan, job.device, job.stats, pilots, threads)
+        return cls(load_model, known, job.sites, job.feed, job.plan, job.device, job.chosen, job.stats, pilots, threads)
 
     def job(self, device: str) -> Job:
         """The job in a worker; PlanError if its model has other weights."""
@@ -61,7 +69,7 @@ class Orders:
         loaded = self.load(device=device)
         if loaded.weights_sha256 != self.weights_sha256:
             raise PlanError(f"a worker found other weights for {loaded.model_id} than the plan was made with")
-        return Job(loaded, self.sites, self.feed, self.plan, device, self.stats)
+        return Job(loaded, self.sites, self.feed, self.plan, device, self.chosen, self.stats)
 
     def pilots(self) -> list[Pilot]:
         """The plan's centres of second moments."""

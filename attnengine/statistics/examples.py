@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from attnengine.records import Site
+from attnengine.statistics.catalogue import HEADS
 from attnengine.statistics.row_values import PAIR, PAIR_KEY, PAIR_TOKEN, TOP_KEY, is_example
 
 TOP = 10
@@ -35,15 +36,19 @@ def examples_table(sites: Sequence[Site], values: Mapping[int, Rows], tokens: pd
     frames = []
     for site in sites:
         mine = values.get(site.site, {})
-        for name, value in mine.items():
-            if is_example(name):
-                picked = [_of_statistic(value[:, head], tokens) for head in range(value.shape[1])]
-                frames.append(_frame(site, name, picked, value, mine[TOP_KEY], tokens))
+        for name in sorted(filter(is_example, mine), key=_place):  # shard files keep no order
+            picked = [_of_statistic(mine[name][:, head], tokens) for head in range(mine[name].shape[1])]
+            frames.append(_frame(site, name, picked, mine[name], mine[TOP_KEY], tokens))
         if mine:
             picked = [_of_pairs(mine, head, tokens) for head in range(mine[PAIR].shape[1])]
             frames.append(_frame(site, PAIR, picked, mine[PAIR], mine[PAIR_KEY], tokens))
     found = [frame for frame in frames if len(frame)]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(COLUMNS))
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Statistics in the order of the table ``heads``, then one's own by name."""
+    return list(HEADS).index(name) if name in HEADS else len(HEADS), name
 
 
 Picked = tuple[Array, Array]  # rows, and their rank >= 0, or −1 − decile

@@ -56,10 +56,10 @@ def patterns_array(sites: Sequence[Site], sums: Sequence[SiteSums]) -> Array:
     most = max(site.n_heads for site in sites)
     bins = next(iter(sums)).pooled["pattern"].shape[-1]
     out = np.full((len(sites), most, bins, bins), np.nan, dtype=np.float32)
-    for site, one in zip(sites, sums, strict=True):
+    for row, (site, one) in enumerate(zip(sites, sums, strict=True)):
         rows = one.pooled["pattern_n"].numpy()[:, None]  # (bins, 1)
         with np.errstate(invalid="ignore", divide="ignore"):
-            out[site.site, : site.n_heads] = one.pooled["pattern"].numpy() / rows
+            out[row, : site.n_heads] = one.pooled["pattern"].numpy() / rows
     return out
 
 
