@@ -148,7 +148,7 @@ class TextWindows:
         n_tokens, context = self.n_tokens[which, None], self._layout.context[which, None]  # (b, 1)
         ids, inner = table["id"].astype(np.int64), table["start"] >= 0  # (b, l)
         real = index < n_tokens
-        special = real & self._special[np.minimum(ids, len(self._special) - 1)]
+        special = self._special[np.minimum(ids, len(self._special) - 1)]
         return {
             "ids": ids,
             "real": real,

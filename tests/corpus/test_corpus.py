@@ -53,6 +53,7 @@ def test_windows_reach_a_worker_process_which_can_make_batches(tokenizer, how):
     ours, theirs = context.Pipe()
     worker = context.Process(target=corpora.first_ids, args=(feed, theirs))
     worker.start()
+    theirs.close()  # so that a worker that dies is an error here, not a wait without end
     assert ours.recv() == expected
     worker.join()
 

@@ -158,6 +158,14 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path, name,
     refused(written(tmp_path, name), words, **options)
 
 
+def test_a_letter_changed_in_a_parquet_page_is_found_by_its_checksum(tmp_path):
+    table, path = pa.table({"text": ["unchanged text"]}), tmp_path / "a.parquet"
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False, "store_schema": False}
+    pq.write_table(table, path, write_page_checksum=True, **plain)
+    path.write_bytes(path.read_bytes().replace(b"unchanged", b"uncHanged"))
+    refused(path, "CRC checksum")
+
+
 def test_numbers_where_text_should_be_are_refused(tmp_path):
     pq.write_table(pa.table({"text": ["a", "b"], "n": [1, 2]}), tmp_path / "a.parquet")
     refused(tmp_path / "a.parquet", "row 0: expected a string under 'n', found int", text_column="n")

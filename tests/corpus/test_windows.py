@@ -70,6 +70,13 @@ def test_facts_name_the_first_special_and_punctuation_tokens(tokenizer):
     assert facts.sentence[0].tolist() == [NO_SENTENCE, 0, 0, 0, 1, 1, 1, 1, NO_SENTENCE]
 
 
+def test_a_special_token_written_in_the_text_is_special_and_stands_in_no_sentence(tokenizer):
+    feed = feed_of(tokenizer, ["One [SEP] two."], length=64)
+    facts = feed.batch([0], "cpu").streams[""]
+    assert facts.classes["special"][0].nonzero().ravel().tolist() == [0, 2, 5]
+    assert facts.sentence[0].tolist() == [NO_SENTENCE, 0, NO_SENTENCE, 0, 0, NO_SENTENCE]
+
+
 def test_padding_is_neither_real_nor_counted_nor_placed(tokenizer):
     feed = feed_of(tokenizer)
     short = int(feed.n_tokens.argmin())
