@@ -43,7 +43,7 @@ def kubernetes_task(root, index):
     return [*container["command"], *container["args"]], {"JOB_COMPLETION_INDEX": str(index), "SHARES": str(TASKS)}
 
 
-@pytest.mark.parametrize("task", [slurm_task, kubernetes_task])
+@pytest.mark.parametrize("task", [slurm_task, pytest.param(kubernetes_task, marks=pytest.mark.acceptance)])
 def test_an_array_of_tasks_as_the_example_has_it_gives_the_bits_of_one_process(
     task, root, seven, undisturbed, tmp_path
 ):

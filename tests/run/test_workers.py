@@ -48,6 +48,7 @@ def test_two_workers_of_which_one_is_killed_give_the_bits_of_one_process(
     assert "ended by signal 9" in said
 
 
+@pytest.mark.acceptance
 def test_ray_workers_of_which_one_is_killed_give_the_bits_of_one_process(
     cli, seven, undisturbed, monkeypatch, tmp_path
 ):
@@ -75,6 +76,7 @@ def test_any_number_of_workers_gives_the_bits_of_one_process(cli, seven, undistu
     assert same_numbers(undisturbed, tmp_path / "r")
 
 
+@pytest.mark.acceptance
 def test_a_worker_that_finds_no_model_ends_the_run_with_one_line(cli, seven, monkeypatch, tmp_path):
     monkeypatch.setattr("attnengine.run.workers.Orders.of", with_load(partial(load_model, "/nowhere/at/all")))
     code, said = cli(*seven, tmp_path / "r", "--workers", 1, "-q")
