@@ -84,7 +84,7 @@ def types_table(sites: Sequence[Site], sums: Sequence[SiteSums], settings: TypeS
     none. A type that a call does not define is null; q is null with fewer than two groups of documents.
     ``outside_mass`` is mean m_i: the share of its attention that all types but first_token and special_token speak of.
     """
-    columns = [_site_columns(site.n_heads, one, settings) for site, one in zip(sites, sums, strict=True)]
+    columns = [site_columns(site.n_heads, one, settings) for site, one in zip(sites, sums, strict=True)]
     table = site_table(sites, columns)
     p = table[[f"{name}_p" for name in TYPES]].to_numpy()
     q = np.full(p.shape, np.nan)
@@ -107,7 +107,7 @@ def _one_word(typed: Array, weight: Array) -> str:
     return next((name for name in SHAPES if any(name == other for _, other in found)), "")
 
 
-def _site_columns(heads: int, one: SiteSums, settings: TypeSettings) -> Columns:
+def site_columns(heads: int, one: SiteSums, settings: TypeSettings) -> Columns:
     """Score, interval, null and p of every type, (h,) each, NaN where the call does not define it."""
     rows = one.grouped["type_rows"].numpy() if "type_rows" in one.grouped else np.zeros(0)
     sums = {name: value.numpy()[rows > 0] for name, value in one.grouped.items() if name.startswith("type_")}

@@ -11,7 +11,7 @@ import transformers as tf
 import attnengine as ae
 from attnengine.errors import RunFormatError
 from attnengine.run.types import remake_head_types
-from attnengine.statistics.catalogue import TYPES
+from attnengine.statistics.catalogue import HEADS, TYPES
 from attnengine.statistics.head_types import TypeSettings
 from attnengine.store import open_run, read_manifest
 from tests.oracle.models import random_model
@@ -62,6 +62,15 @@ def test_heads_and_head_types_are_one_table_to_a_reader(planted):
     assert len(heads) == len(planted.head_types) == len(TRUTH)
     assert heads["type"].tolist() == planted.head_types["type"].tolist()
     assert {"previous_mass", "previous_token_score"} <= set(heads.columns)
+
+
+def test_every_mean_has_its_interval(planted):
+    both = planted.heads.merge(planted.intervals, on=["site", "head"])
+    for name, entry in HEADS.items():
+        if entry.has_error and both[name].notna().all():
+            assert (both[f"{name}_lo"] <= both[name] + 1e-12).all(), name
+            assert (both[name] <= both[f"{name}_hi"] + 1e-12).all(), name
+            assert (both[f"{name}_hi"] - both[f"{name}_lo"] >= 3.9 * both[f"{name}_se"]).all(), name
 
 
 def test_the_table_is_derived_it_can_be_made_again_and_leaves_the_runs_hash_alone(planted):

@@ -48,7 +48,7 @@ def test_few_or_very_uneven_documents_declare_no_interval():
     assert np.isnan(uncertainty.bootstrap_interval(np.ones((9, 1)), np.array([1]))).all()
 
 
-@pytest.mark.parametrize("skew", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("skew", [0.2, 0.4, 0.6])
 def test_intervals_cover_the_mean_of_skewed_documents(skew):
     """500 corpora of 60 documents drawn from 200, log-normal effects, uneven lengths, 20 heads."""
     rng = np.random.default_rng(int(10 * skew))
@@ -72,3 +72,96 @@ def test_bootstrap_weights_are_those_of_resampling_with_replacement():
     assert weights.var() == pytest.approx(1 - 1 / 50, rel=0.02)  # multinomial
     sums = np.random.default_rng(0).random((50, 3, 4))
     np.testing.assert_allclose(uncertainty.resampled(sums, weights)[7], np.einsum("g,gab->ab", weights[7], sums))
+
+
+#: Scores that a few documents decide: lists of operators, in which nearly all repeats and marks stand. A corpus drawn
+#: without them looks safe and misses, whatever the method; their intervals are printed, but not promised.
+UNDECLARED_TYPES = ("duplicate_token", "induction", "punctuation")
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """The group sums of MiniLM over Python's topics, cut into documents of about 2,000 characters, 20,000 sampled."""
+    from transformers import AutoModel, AutoTokenizer
+
+    import attnengine as ae
+    from attnengine.bundled import bundled_documents, bundled_model
+    from attnengine.corpus.sources import SourceOptions, read_corpus
+    from attnengine.run.planned import planned
+    from attnengine.run.types import stored_sums
+
+    folder = tmp_path_factory.mktemp("coverage")
+    (folder / "topics.txt").write_text("\n\n".join(text for _, text in bundled_documents()))
+    texts = [document.text for document in read_corpus(str(folder / "topics.txt"), SourceOptions())]
+    model, tokenizer = AutoModel.from_pretrained(bundled_model()), AutoTokenizer.from_pretrained(bundled_model())
+    run = ae.analyze(model, tokenizer, texts, output=folder / "run", sample=20_000)
+    sums = stored_sums(planned(run.path), prefix="")
+    assert len(next(iter(sums[0].grouped.values()))) >= 40
+    return sums
+
+
+def drawn_sums(one, drawn):
+    """The sums of a site over the drawn groups."""
+    from attnengine.statistics.accumulate import SiteSums
+
+    return SiteSums(one.pilot, {name: value[drawn] for name, value in one.grouped.items()})
+
+
+@pytest.mark.acceptance
+def test_2000_corpora_resampled_from_a_real_run_are_covered_in_every_column(stored):
+    from attnengine.statistics.intervals import head_intervals
+
+    rng, hits, n = np.random.default_rng(0), {}, 2000
+    truth = [point_estimates(one) for one in stored]
+    for _ in range(n):
+        drawn = rng.integers(0, len(stored[0].grouped["n_queries"]), len(stored[0].grouped["n_queries"]))
+        for site, one in enumerate(stored):
+            found = head_intervals(12, drawn_sums(one, drawn), "all")
+            for name, x in truth[site].items():
+                inside = (found[f"{name}_lo"] <= x) & (x <= found[f"{name}_hi"])
+                hits.setdefault(name, np.zeros((len(stored), 12)))[site] += inside
+    coverage = {name: hit / n for name, hit in hits.items()}
+    assert len(coverage) >= 22
+    print({name: (round(c.mean(), 3), c.min()) for name, c in coverage.items()})
+    assert {name: c.mean() for name, c in coverage.items() if not 0.93 <= c.mean() <= 0.97} == {}
+    assert {name: c.min() for name, c in coverage.items() if c.min() < 0.9} == {}
+
+
+def point_estimates(one):
+    """(h,) of every column with an interval, from all groups."""
+    grouped = {name: value.numpy() for name, value in one.grouped.items()}
+    from attnengine.statistics.catalogue import HEADS
+
+    means = [name for name, entry in HEADS.items() if entry.has_error and name in grouped]
+    out = {
+        name: uncertainty.ratio(grouped[name], np.broadcast_to(grouped[f"{name}_n"], grouped[name].shape))[0]
+        for name in means
+    }
+    n = grouped["score_mean_n"]
+    first = grouped["score_mean"] - n * one.pilot.score.numpy()
+    out["score_std"] = uncertainty.jackknife(uncertainty.standard_deviation, n, first, grouped["score_m2"])[0]
+    return out
+
+
+@pytest.mark.acceptance
+def test_intervals_of_head_types_cover_the_scores_of_a_real_run(stored):
+    """300 corpora, three of six layers: each resamples 999 times itself."""
+    from attnengine.statistics.head_types import TypeSettings, site_columns
+
+    settings, rng, n = TypeSettings(), np.random.default_rng(1), 300
+    hits = {}
+    for site in (0, 2, 4):
+        one = stored[site]
+        truth = site_columns(12, one, settings)
+        groups = len(one.grouped["type_rows"])
+        for _ in range(n):
+            found = site_columns(12, drawn_sums(one, rng.integers(0, groups, groups)), settings)
+            for name in (key.removesuffix("_score") for key in truth if key.endswith("_score")):
+                x = truth[f"{name}_score"]
+                hits.setdefault(name, {}).setdefault(site, np.zeros(12))
+                hits[name][site] += (found[f"{name}_lo"] <= x) & (x <= found[f"{name}_hi"])
+    coverage = {name: np.stack(list(by_site.values())) / n for name, by_site in hits.items()}
+    print({name: (round(c.mean(), 3), c.min()) for name, c in coverage.items()})
+    declared = {name: c for name, c in coverage.items() if name not in UNDECLARED_TYPES}
+    assert {name: c.mean() for name, c in declared.items() if not 0.93 <= c.mean() <= 0.975} == {}
+    assert {name: c.min() for name, c in declared.items() if c.min() < 0.9} == {}
