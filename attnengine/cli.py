@@ -129,6 +129,7 @@ def run(
     trust_remote_code: Annotated[bool, typer.Option(help="Let the model folder run its own Python code.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the output folder.")] = False,
+    embed_too: Annotated[bool, typer.Option("--embed", help="Then lay out every head, as `attnengine embed`.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the run would be, and stop.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -137,6 +138,7 @@ def run(
 
     from attnengine.corpus.sources import SourceOptions, read_corpus
     from attnengine.corpus.token_classes import parse_classes
+    from attnengine.embedding.settings import EmbedSettings
     from attnengine.front import run_documents
     from attnengine.model.load import load_model
     from attnengine.run.execute import Crewing, parse_share
@@ -149,6 +151,8 @@ def run(
         sample=sample, seed=seed, max_tokens=max_tokens, keep_text=text, threads=threads, layers=layers, heads=heads,
         token_class=parse_classes(token_class),
     )  # fmt: skip
+    if embed_too and not sample:
+        raise ValueError("--embed lays out sampled queries and keys: it needs a --sample above 0")
     share = parse_share(shards)
     reporter = Reporter(quiet=quiet)
     options = SourceOptions(documents, text_column, label_column, longest_line, pair_column)
@@ -167,6 +171,8 @@ def run(
         output,
     )  # fmt: skip
     if made is not None and made.manifest["status"] == "complete":
+        if embed_too:
+            _embed(output, EmbedSettings(), reporter)
         reporter.say(f"done: {output} · look at it with `attnengine explore {output}`")
 
 
@@ -256,20 +262,26 @@ def embed(
 
     Stopped anywhere, the same command goes on at the next head.
     """
-    from attnengine.embedding.pipeline import embed_run
     from attnengine.embedding.settings import EmbedSettings
     from attnengine.run.progress import Reporter
 
     settings = EmbedSettings(method, gauge, dims, neighbours, epochs, min_dist, seed, clusters)
     reporter = Reporter(quiet=quiet)
-    try:
-        embed_run(
-            run, settings, layers=_numbers("--layers", layers), heads=_numbers("--heads", heads), like=like, jobs=jobs,
-            overwrite=overwrite, reporter=reporter,
-        )  # fmt: skip
-    except KeyboardInterrupt:
-        _fail(f"stopped; the heads that are done are kept in {run}: the same command goes on")
+    _embed(
+        run, settings, reporter, layers=_numbers("--layers", layers), heads=_numbers("--heads", heads), like=like,
+        jobs=jobs, overwrite=overwrite,
+    )  # fmt: skip
     reporter.say(f"done: {run} · look at it with `attnengine explore {run}`")
+
+
+def _embed(run: Path, settings: Any, reporter: Any, **options: Any) -> None:
+    """Embed a run; an interruption says what is kept and how to go on."""
+    from attnengine.embedding.pipeline import embed_run
+
+    try:
+        embed_run(run, settings, reporter=reporter, **options)
+    except KeyboardInterrupt:
+        _fail(f"stopped; the heads that are done are kept: `attnengine embed {run}` with the same options goes on")
 
 
 def _numbers(option: str, text: str | None) -> list[int] | None:

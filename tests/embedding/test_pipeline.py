@@ -226,6 +226,17 @@ def test_the_command_embeds_and_says_what_came_out(command, bert_copy):
     assert "2 heads embedded · median faithfulness on screen -0." in said
 
 
+def test_embedding_a_run_as_it_ends_needs_a_sample(command, tmp_path):
+    from attnengine.bundled import bundled_model
+
+    (tmp_path / "text.txt").write_text(" ".join(f"the cat sat on mat {i} ." for i in range(12)))
+    arguments = ["run", bundled_model(), tmp_path / "text.txt", "-o", tmp_path / "run", "--stats", "core", "--embed"]
+    code, said = command(*arguments, "--sample", "0")
+    assert code == 2
+    assert "--embed lays out sampled queries and keys: it needs a --sample above 0" in said
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_without_a_sample_is_refused(command, bert_copy):
     shutil.rmtree(bert_copy / "arrays")
     code, said = command("embed", bert_copy)
