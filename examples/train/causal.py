@@ -42,6 +42,7 @@ STAGES = (
 MIXTURE = Mixture(seed=SEED, vocabulary=SHAPE["vocab_size"], stages=STAGES)
 TOKENS_A_STEP = 1024
 STEPS = 4000
+RATE, WARMUP = 4e-3, 100
 VOCABULARY_TEXT = 8_000_000  # characters: BPE's merges do not change much beyond
 
 
@@ -58,7 +59,7 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     prepare(work)
     model = new_model()
-    settings = Settings(arguments.steps, peak_rate=4e-3, warmup=100, measure_every=100, checkpoint_every=180, muon=True)
+    settings = Settings(arguments.steps, peak_rate=RATE, warmup=WARMUP, muon=True)
     run_training(model, work, MIXTURE, settings)
     save_finished(model, work / "model")
 
