@@ -34,6 +34,7 @@ def causal_card(work: Path) -> str:
     tokens = len(np.load(work / "train.npy", mmap_mode="r", allow_pickle=False))
     loss = held_out_loss(model, held_out, rows=512)
     curve = read_curve(work / "curve.csv")
+    steps = int(curve[-1]["step"])
     return f"""# causal: a small language model of Python documentation
 
 A LlamaForCausalLM made for looking at attention heads: {count(model)} parameters,
@@ -49,14 +50,17 @@ read from their source files: {material["documents"]:,} documents, {tokens:,} to
 {licences(material["packages"])}
 The texts belong to those projects and come under their licences; no text is in this folder.
 
-A quarter of every batch is synthetic: a random segment of 4 to 96 tokens repeated to the end of the row, with no loss
-on its first copy. It makes induction heads form early. The scores below use other random tokens.
+{100 * causal.MIXTURE.synthetic_share(steps):.0f} % of all training tokens are synthetic: random segments repeated to
+the end of the row, with no loss on the first copy. They make induction heads form early. The scores below use other
+random tokens.
+
+{stage_table()}
 
 ## Training
 
 {training("causal", curve, causal.SEED)}
-AdamW, {causal.MIXTURE.rows} rows of {causal.CONTEXT} tokens a step, rate 1.5e-3 (200 steps up, the last fifth down to
-zero).
+Muon for the matrices of the layers, AdamW for the rest, rate {causal.RATE} ({causal.WARMUP} steps up, the last fifth
+down to zero).
 
 {curve_table(curve, ["step", "tokens", "loss", "held_out", "induction", "previous_random", "previous_text"])}
 
@@ -192,6 +196,16 @@ in the repository of attnengine, seed {seed}, one CPU thread, {seconds / 60:.0f}
 {platform.python_version()}, torch {version("torch")}, transformers {version("transformers")}, tokenizers \
 {version("tokenizers")}.\
 """
+
+
+def stage_table() -> str:
+    """What the causal model's batches were made of."""
+    lines = ["| until step | rows × tokens | of them synthetic | segment |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {stage.until} | {stage.rows} × {stage.length} | {stage.synthetic} | {stage.shortest} to {stage.longest} |"
+        for stage in causal.MIXTURE.stages
+    ]
+    return "\n".join(lines)
 
 
 def curve_table(curve: list[dict[str, str]], columns: list[str]) -> str:
