@@ -33,14 +33,14 @@ SHAPE: dict[str, Any] = {
     "intermediate_size": 512,
     "initializer_range": 0.06,  # the usual 0.02 leaves attention flat for long at this width
 }
-STEPS = 12_000
+STEPS = 20_000
 # Short repeated segments first, in which copying is learnt soonest; then text and longer repeated segments.
 STAGES = (
-    Stage(600, rows=32, length=64, synthetic=32, shortest=4, longest=24),
-    Stage(STEPS, rows=8, length=CONTEXT, synthetic=2),
+    Stage(1000, rows=16, length=64, synthetic=16, shortest=4, longest=24),
+    Stage(STEPS, rows=4, length=CONTEXT, synthetic=1),
 )
 MIXTURE = Mixture(seed=SEED, vocabulary=SHAPE["vocab_size"], stages=STAGES)
-TOKENS_A_STEP = 2048
+TOKENS_A_STEP = 1024  # 2,048 learnt no more in a step
 RATE, WARMUP = 3e-3, 100
 VOCABULARY_TEXT = 8_000_000  # characters: BPE's merges do not change much beyond
 
