@@ -325,7 +325,7 @@ def read_manifest(run: Path, path: Path | None = None) -> dict[str, Any]:
     version = manifest.get("format_version")
     if version != FORMAT_VERSION:
         raise RunFormatError(
-            f"{run} has format version {version!r}, this release reads {FORMAT_VERSION}; "
+            f"{path} has format version {version!r}, this release reads {FORMAT_VERSION}; "
             "make the run again, or open it with the release that made it"
         )
     manifest = unsealed(path, manifest)

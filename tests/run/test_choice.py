@@ -68,9 +68,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     return made[0], made[1]
 
 
-@pytest.mark.parametrize(
-    "name", ["heads", "neurons", "profiles", "key_tokens", "examples", "head_types", "intervals"]
-)
+@pytest.mark.parametrize("name", ["heads", "neurons", "profiles", "key_tokens", "examples", "head_types", "intervals"])
 def test_the_chosen_heads_have_the_numbers_of_a_whole_run(runs: Any, name: str) -> None:
     whole, part = getattr(runs[0], name), getattr(runs[1], name)
     kept = pd.Series(list(zip(whole.layer, whole["head"], strict=True))).isin([(0, 1), (0, 2), (1, 0)]).to_numpy()

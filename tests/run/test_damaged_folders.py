@@ -233,3 +233,11 @@ def test_locks_keep_two_processes_from_merging_at_once(tmp_path):
         with pytest.raises(subprocess.TimeoutExpired):
             other.wait(timeout=4)
     assert other.communicate(timeout=60)[0] == "in\n"
+
+
+@pytest.mark.parametrize("action", ["open", "info"])
+def test_a_flipped_bit_in_the_format_version_names_the_manifest(action, undisturbed, growing, seven, tmp_path):
+    """Found by the thousand cases: "format_version" itself was damaged."""
+    case = ("growing", files_of(growing).index("manifest.json") / len(files_of(growing)), "flip")
+    at = (growing / "manifest.json").read_bytes().index(b"format_version") / (growing / "manifest.json").stat().st_size
+    check((*case, [(at + 1e-6, 1)], action), undisturbed, growing, seven, tmp_path)
