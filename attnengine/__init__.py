@@ -15,16 +15,16 @@ from attnengine import errors as errors
 
 if TYPE_CHECKING:
     from attnengine.front import analyze as analyze
+    from attnengine.opened import Run as Run
+    from attnengine.opened import open_run as open_run
     from attnengine.statistics.own import statistic as statistic
-    from attnengine.store import Run as Run
-    from attnengine.store import open_run as open_run
 
 __all__ = ["Run", "analyze", "errors", "open_run", "statistic"]
 
 _HOMES = {
     "analyze": "attnengine.front",
-    "open_run": "attnengine.store",
-    "Run": "attnengine.store",
+    "open_run": "attnengine.opened",
+    "Run": "attnengine.opened",
     "statistic": "attnengine.statistics.own",
 }
 

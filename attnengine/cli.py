@@ -223,8 +223,9 @@ def info(
     verify: Annotated[bool, typer.Option("--verify", help="Compare every file with its checksum.")] = False,
 ) -> None:
     """Say what a run is: model, corpus, settings, checks, and what is in its folder."""
+    from attnengine.opened import open_run
     from attnengine.run.describe import describe_run
-    from attnengine.store import open_run, read_manifest
+    from attnengine.store import read_manifest
 
     manifest = read_manifest(run)
     if verify and (wrong := open_run(run).verify()):

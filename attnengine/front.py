@@ -15,13 +15,13 @@ from attnengine.corpus.documents import Corpus, Document
 from attnengine.corpus.sources import documents_of
 from attnengine.errors import ModelError, PlanError
 from attnengine.model.load import LoadedModel, wrap_model
+from attnengine.opened import Run, open_run
 from attnengine.run.engine import Job
 from attnengine.run.execute import Crewing, execute, using_threads
 from attnengine.run.folder import adopted, begin
 from attnengine.run.prepare import choose_device, disk_estimate, make_job, site_summary, time_estimate
 from attnengine.run.progress import Reporter, duration
 from attnengine.run.settings import RunSettings
-from attnengine.store import Run, open_run
 
 
 def analyze(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -70,3 +71,12 @@ def chromium() -> str:
     if found is None:
         pytest.fail(f"no browser on PATH (looked for {', '.join(CHROMIUM_NAMES)}): apt-get install chromium")
     return found
+
+
+@pytest.fixture(autouse=True)
+def _no_statistics_of_ones_own() -> Iterator[None]:
+    """What a test registers with ``ae.statistic`` is taken back: every later run would compute it."""
+    yield
+    own = sys.modules.get("attnengine.statistics.own")
+    if own is not None:
+        own.OWN.clear()

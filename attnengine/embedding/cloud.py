@@ -11,7 +11,7 @@ from attnengine.embedding import stored
 from attnengine.embedding.gauge import Gauge
 from attnengine.embedding.settings import EmbedSettings, head_seed
 from attnengine.errors import EmbeddingError, RunFormatError
-from attnengine.store import Run
+from attnengine.opened import Run
 
 
 @dataclass(frozen=True)

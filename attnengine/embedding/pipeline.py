@@ -17,8 +17,8 @@ from attnengine.embedding import stored
 from attnengine.embedding.cloud import head_vectors, read_embedding
 from attnengine.embedding.settings import EmbedSettings, head_seed
 from attnengine.errors import EmbeddingError, RunFormatError
+from attnengine.opened import Run, open_run
 from attnengine.run.progress import Reporter
-from attnengine.store import Run, open_run
 
 if TYPE_CHECKING:
     from attnengine.embedding.head import Picture

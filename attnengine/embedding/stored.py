@@ -31,6 +31,7 @@ from attnengine.errors import EmbeddingError, RunFormatError
 
 if TYPE_CHECKING:
     from attnengine.embedding.head import Picture
+    from attnengine.opened import Run
 
 FOLDER = "embedding"
 HEADER = "attnengine"
@@ -162,7 +163,7 @@ def forget(run: Path) -> None:
         shutil.rmtree(run / FOLDER)
 
 
-def write_tables(run: store.Run, settings: EmbedSettings, digest: str, heads: list[dict[str, Any]]) -> pd.DataFrame:
+def write_tables(run: Run, settings: EmbedSettings, digest: str, heads: list[dict[str, Any]]) -> pd.DataFrame:
     """Write ``clouds`` (returned) and ``cluster_tokens`` from the heads' files; ``heads`` are the rows' keys."""
     names = run.tokens.drop_duplicates("token_id").set_index("token_id")["text"]
     rows, tokens = [], []

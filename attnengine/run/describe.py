@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from attnengine.errors import RunFormatError
-from attnengine.store import open_run, read_table
+from attnengine.opened import open_run
+from attnengine.store import read_table
 
 
 def describe_run(run: Path, manifest: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from attnengine import disk, store
 from attnengine.errors import PlanError, RunFormatError
+from attnengine.opened import open_run
 from attnengine.run import provenance, shards
 from attnengine.run.engine import Job, make_pilots
 from attnengine.run.settings import RunSettings
@@ -91,7 +92,7 @@ def _existing(run: Path) -> dict[str, Any] | None:
 
 def _is_whole(run: Path) -> bool:
     """Whether a complete run holds all its shards' numbers, undamaged; if not, it is merged again."""
-    opened = store.open_run(run)
+    opened = open_run(run)
     return opened.coverage["shards"] == opened.coverage["shards_planned"] and not opened.verify()
 
 

@@ -20,6 +20,7 @@ import torch
 
 from attnengine import disk, store
 from attnengine.errors import PlanError, RunFormatError
+from attnengine.opened import open_run
 from attnengine.records import Site, head_name
 from attnengine.run import failures, sampling, shards, types
 from attnengine.run.choice import narrowed, renumbered, spread
@@ -53,7 +54,7 @@ def merge(run: Path, reporter: Reporter, *, partial: bool = False, allow_missing
 
 
 def _is_merged(run: Path, plan: Planned, done: int) -> bool:
-    opened = store.open_run(run)
+    opened = open_run(run)
     complete = opened.manifest["status"] == "complete" and opened.manifest.get("plan") == plan.digest
     return complete and opened.coverage["shards"] == done and not opened.verify()
 

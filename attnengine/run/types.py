@@ -15,6 +15,7 @@ from torch import Tensor
 
 from attnengine import disk, store
 from attnengine.errors import RunFormatError
+from attnengine.opened import open_run
 from attnengine.records import Site
 from attnengine.run import shards
 from attnengine.run.choice import narrowed, renumbered
@@ -75,7 +76,7 @@ def remake_head_types(run: Path, settings: TypeSettings) -> None:
 
     Raises RunFormatError if the run is not finished, keeps no shards or was made without a sample.
     """
-    opened, plan = store.open_run(run), planned(run)
+    opened, plan = open_run(run), planned(run)
     if opened.manifest["status"] != "complete":
         raise RunFormatError(f"{run} is not finished: its head types are made again with each merge")
     every = stored_sums(plan)

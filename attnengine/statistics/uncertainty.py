@@ -24,7 +24,8 @@ def ratio(sums: Array, counts: Array) -> tuple[Array, Array]:
     """The ratio x = Σ S_g / Σ N_g and se = √(G/(G−1) Σ (S_g − x N_g)²) / Σ N_g; NaN where ΣN_g = 0, se if G < 2."""
     total = counts.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        value = sums.sum(0) / total
+        # A sum that is a difference keeps rounding noise where nothing was counted: that is no number, not infinity.
+        value = np.where(total != 0, sums.sum(0) / total, np.nan)
         groups = (counts != 0).sum(0)
         spread = ((sums - value * counts) ** 2).sum(0)
         error = np.sqrt(spread * groups / (groups - 1)) / total
@@ -59,7 +60,9 @@ def effective_groups(counts: Array) -> Array:
 def ratio_interval(sums: Array, counts: Array, level: float = 0.95) -> tuple[Array, Array]:
     """(lower, upper) of the ratio Σ S_g / Σ N_g; see :func:`_interval`."""
     value, error = ratio(sums, counts)
-    return _interval(value, error, sums - value * counts, counts, level)
+    with np.errstate(invalid="ignore"):  # NaN where nothing was counted
+        parts = sums - value * counts
+    return _interval(value, error, parts, counts, level)
 
 
 def jackknife_interval(

@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from attnengine.errors import RunFormatError
+from attnengine.opened import open_run
 from attnengine.records import Site, head_name
 from attnengine.statistics.catalogue import Statistic
-from attnengine.store import NOT_IN_CORE, open_run
+from attnengine.store import NOT_IN_CORE
 from attnengine_explorer import columns
 from attnengine_explorer.atlas import Grid, lay_out
 from attnengine_explorer.state import ViewState

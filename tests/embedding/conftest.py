@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoTokenizer, LlamaConfig, LlamaModel
 
 import attnengine as ae
 from attnengine.bundled import bundled_documents, bundled_model
-from attnengine.store import Run
+from attnengine.opened import Run
 
 
 @pytest.fixture(scope="session")

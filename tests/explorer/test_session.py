@@ -229,7 +229,7 @@ def test_a_mass_defect_and_nan_heads_are_warned_of_even_if_the_manifest_is_silen
 
     path = write_run(tmp_path / "run", [site(0, 0, heads=2)], nan_heads=[(0, 1)], n_tokens=20)
     assert warnings(RunData(path)) == ["1 head produced NaN or infinite numbers: L0H1"]
-    heads = store.open_run(path).heads
+    heads = open_run(path).heads
     store.write_table(path, "heads", heads.assign(mass_defect_max=0.25))
     store.write_manifest(path, store.read_manifest(path) | {"files": store.list_files(path)})
     assert "largest defect is 0.2500" in warnings(RunData(path))[1]

@@ -30,9 +30,7 @@ def test_causal_masks_are_aligned_at_the_bottom_right(n_query: int, n_key: int, 
 
 
 @given(st.integers(0, 6), st.integers(0, 6), st.integers(1, 6), st.sampled_from([None, 2]))
-def test_padding_on_either_side_sees_nothing_and_is_not_seen(
-    left: int, right: int, n: int, window: int | None
-) -> None:
+def test_padding_on_either_side_sees_nothing_and_is_not_seen(left: int, right: int, n: int, window: int | None) -> None:
     real = torch.tensor([[False] * left + [True] * n + [False] * right])
     length = left + n + right
     whole = intervals.causal(1, length, length, window=window)

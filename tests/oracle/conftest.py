@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import attnengine as ae
-from attnengine.store import Run
+from attnengine.opened import Run
 from tests.oracle.models import CASES, Case
 from tests.oracle.tables import Oracle, brute_force
 

@@ -10,10 +10,11 @@ import transformers as tf
 
 import attnengine as ae
 from attnengine.errors import RunFormatError
+from attnengine.opened import open_run
 from attnengine.run.types import remake_head_types
 from attnengine.statistics.catalogue import HEADS, TYPES
 from attnengine.statistics.head_types import TypeSettings
-from attnengine.store import open_run, read_manifest
+from attnengine.store import read_manifest
 from tests.oracle.models import random_model
 from tests.planted.models import TRUTH, V, independent_text, planted_model, planted_tokenizer, shuffled_model
 

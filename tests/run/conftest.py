@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, BertModel
 
-from attnengine import store
 from attnengine.bundled import bundled_model
 from attnengine.cli import main
+from attnengine.opened import open_run
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +70,7 @@ def undisturbed(seven: list[object], tmp_path_factory: pytest.TempPathFactory) -
 
 def same_numbers(one: Path, other: Path) -> bool:
     """Whether two complete runs hold the same bytes in every table and array but ``shards``."""
-    first, second = (store.open_run(path) for path in (one, other))
+    first, second = (open_run(path) for path in (one, other))
     assert first.manifest["status"] == second.manifest["status"] == "complete"
     assert first.verify() == second.verify() == []
     return bool(first.manifest["run_hash"] == second.manifest["run_hash"])

@@ -13,6 +13,7 @@ from transformers import DebertaV2Config, DebertaV2Model, MambaConfig, MambaMode
 from attnengine import store
 from attnengine.cli import main
 from attnengine.errors import RunFormatError
+from attnengine.opened import open_run
 
 
 @pytest.fixture
@@ -156,7 +157,7 @@ def test_a_folder_that_is_no_run_or_a_damaged_one(attnengine, tiny_bert, corpus,
     (run / "neurons.parquet").write_bytes(b"PAR1 nothing")
     refused(attnengine("info", run, "--verify"), "neurons.parquet differs")
     with pytest.raises(RunFormatError, match=r"neurons\.parquet"):
-        _ = store.open_run(run).neurons
+        _ = open_run(run).neurons
     with pytest.raises(RunFormatError, match="outside itself"):
         store.inside(run, "../../etc/passwd")
 
@@ -178,7 +179,7 @@ def test_a_full_disk_keeps_what_was_done_and_says_so(attnengine, tiny_bert, corp
         refused(attnengine(*run, cut), "No space left", "--resume")
     assert store.read_manifest(cut)["status"] == "running"
     with pytest.raises(RunFormatError, match=r"no heads.parquet was merged yet; `attnengine merge .* --partial`"):
-        _ = store.open_run(cut).heads
+        _ = open_run(cut).heads
     refused(attnengine(*run, cut), "already holds a running run")
     assert attnengine(*run, cut, "--resume")[0] == 0
     assert store.read_manifest(cut)["run_hash"] == store.read_manifest(whole)["run_hash"]
@@ -206,7 +207,7 @@ def test_nan_weights_are_reported_by_head_and_not_averaged_away(attnengine, tiny
     code, stderr = attnengine("run", folder, corpus, "-o", tmp_path / "r", "-q", "--sample", 64)
     assert code == 0
     assert "warning: 1 of 8 heads have values that are not finite, the first is L1H1" in stderr
-    run = store.open_run(tmp_path / "r")
+    run = open_run(tmp_path / "r")
     assert run.manifest["nan_heads"] == [[1, 1]]
     bad = (run.heads.site == 1) & (run.heads["head"] == 1)
     assert run.heads[bad].entropy.isna().all()

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from attnengine import disk, store
 from attnengine.cli import main
 from attnengine.errors import RunFormatError
+from attnengine.opened import open_run
 from attnengine.run import failures, planned, shards
 from tests.run.conftest import same_numbers
 
@@ -45,7 +46,7 @@ def growing(seven, tmp_path_factory):
 
 def contents(run):
     """Every number that ``open_run`` gives."""
-    opened = store.open_run(run)
+    opened = open_run(run)
     tables = {name: getattr(opened, name) for name in store.TABLES}
     arrays = {f"{site}.{name}": np.array(getattr(opened, name)(site)) for site in (0, 1) for name in store.ARRAYS}
     return tables, arrays | {"patterns": np.array(opened.patterns)}, opened.manifest

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, BertModel
 
-from attnengine import store
 from attnengine.bundled import bundled_model
+from attnengine.opened import open_run
 
 PEAK = """
 import resource, sys
@@ -52,7 +52,7 @@ def peak_of_a_run(smallest, folder, tokens):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=3600)
     assert done.returncode == 0, done.stderr
-    assert store.open_run(run).coverage["tokens"] == store.open_run(run).coverage["tokens_planned"] >= tokens
+    assert open_run(run).coverage["tokens"] == open_run(run).coverage["tokens_planned"] >= tokens
     return 1024 * int(done.stdout.split()[-1])
 
 

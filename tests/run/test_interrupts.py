@@ -13,6 +13,7 @@ import pytest
 
 from attnengine import store
 from attnengine.bundled import bundled_documents, bundled_model
+from attnengine.opened import open_run
 from tests.run.conftest import same_numbers
 
 
@@ -100,4 +101,4 @@ def test_twenty_kills_change_no_bit_of_a_run_over_the_real_model(tmp_path):
     code, stderr = finish(start(run, cut, "--resume"), 1800)
     assert code == 0, stderr
     assert same_numbers(tmp_path / "whole", cut)
-    assert store.open_run(cut).manifest["corpus"]["tokens"] >= tokens
+    assert open_run(cut).manifest["corpus"]["tokens"] >= tokens

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from attnengine import store
 from attnengine.corpus.windows import WindowBatch
 from attnengine.model.capture import Capture
+from attnengine.opened import open_run
 from attnengine.run.batch_size import that_fit
 from attnengine.run.describe import facts
 from attnengine.run.prefetch import batches, mapped
@@ -45,7 +45,7 @@ def test_a_batch_that_runs_out_of_memory_runs_in_halves_and_info_says_so(
     assert small_memory
     assert not list(run.rglob("*.failed"))
     assert "memory ran out in 7 shards (the first: 0), whose batches ran in pieces" in said
-    one, other = store.open_run(undisturbed), store.open_run(run)
+    one, other = open_run(undisturbed), open_run(run)
     assert other.shards.resplit.all()
     assert other.manifest["resplit"] == list(range(7))
     for name in ("heads", "neurons", "profiles"):
@@ -62,7 +62,7 @@ def test_a_batch_that_runs_out_of_memory_runs_in_halves_and_info_says_so(
 def test_a_window_that_does_not_fit_alone_makes_its_shard_fail_not_the_run(
     cli, seven, undisturbed, monkeypatch, tmp_path
 ):
-    forward, windows = Capture.forward, store.open_run(undisturbed).windows
+    forward, windows = Capture.forward, open_run(undisturbed).windows
     shortest = windows.n_tokens.min()
     assert (windows.n_tokens == shortest).sum() == 1
 

@@ -10,6 +10,7 @@ import pytest
 
 from attnengine import errors, store
 from attnengine.corpus.plan import cut_shards, pack, squares
+from attnengine.opened import open_run
 from attnengine.run import dispatch, shards
 from tests.run.conftest import same_numbers
 
@@ -28,7 +29,7 @@ def test_shards_are_balanced_by_the_sum_of_squared_lengths():
 
 
 def test_the_table_of_shards_says_what_each_holds_and_what_became_of_it(undisturbed):
-    run = store.open_run(undisturbed)
+    run = open_run(undisturbed)
     table = run.shards
     assert list(table.columns) == [
         "shard", "n_batches", "n_windows", "n_tokens", "sum_squared_length", "status", "attempts", "seconds", "resplit",
@@ -64,7 +65,7 @@ def test_a_shard_that_fails_twice_and_then_works_changes_no_number(cli, seven, u
     assert code == 0
     assert "shard 2 failed, attempt 2 of 3: RuntimeError: shard 2 has a bad window; it will be tried again" in said
     assert same_numbers(undisturbed, tmp_path / "r")
-    table = store.open_run(tmp_path / "r").shards
+    table = open_run(tmp_path / "r").shards
     assert table.attempts.tolist() == [1, 1, 3, 1, 1, 1, 1]
     assert not list(tmp_path.rglob("*.failed"))
 
@@ -86,7 +87,7 @@ def test_a_poison_shard_is_given_up_told_and_left_out_only_when_asked(cli, seven
     assert cli(*seven, run, "--resume", "-q")[0] == 2  # given up: not tried again unasked
     code, said = cli("merge", run, "--allow-missing")
     assert code == 0
-    opened = store.open_run(run)
+    opened = open_run(run)
     kept = opened.shards[opened.shards.status == "done"]
     assert opened.shards.status.tolist() == ["done", "done", "failed", "done", "done", "failed", "done"]
     assert opened.coverage["shards"] == 5
@@ -95,7 +96,7 @@ def test_a_poison_shard_is_given_up_told_and_left_out_only_when_asked(cli, seven
     assert f"5 of 7 shards, {share:.1f} % of the tokens" in said
     assert any("5 of 7 shards" in warning for warning in opened.manifest["warnings"])
     assert opened.heads.n_queries.max() == kept.n_tokens.sum()
-    assert len(opened.tokens) == len(opened.queries(0)) < len(store.open_run(undisturbed).tokens)
+    assert len(opened.tokens) == len(opened.queries(0)) < len(open_run(undisturbed).tokens)
     for path in run.rglob("*.failed"):
         path.unlink()
     assert cli(*seven, run, "--resume", "-q")[0] == 0
@@ -129,11 +130,11 @@ def test_a_running_run_can_be_watched_while_it_grows(cli, seven, undisturbed, mo
     """Merges of 2 and 5 shards between the runs of three shares; what was opened before stays readable."""
     run = tmp_path / "r"
     assert cli(*seven, run, "--shards", "0/3", "-q")[0] == 0  # shards 0, 3, 6
-    assert store.open_run(run).coverage["shards"] == 0
+    assert open_run(run).coverage["shards"] == 0
     assert cli("merge", run)[0] == 2
     assert store.read_manifest(run)["status"] == "running"
     assert cli("merge", run, "--partial", "-q")[0] == 0
-    early = store.open_run(run)
+    early = open_run(run)
     assert early.manifest["status"] == "running"
     assert early.coverage["shards"] == 3
     assert early.verify() == []
@@ -142,7 +143,7 @@ def test_a_running_run_can_be_watched_while_it_grows(cli, seven, undisturbed, mo
     assert early.heads.n_queries.max() == tokens == early.coverage["tokens"]
     assert cli(*seven, run, "--shards", "1/3", "-q")[0] == 0
     assert cli("merge", run, "--partial", "-q")[0] == 0
-    later = store.open_run(run)
+    later = open_run(run)
     assert later.coverage["shards"] == 5
     assert early.neurons.shape == later.neurons.shape  # the merge before is still there
     assert later.queries(0).shape[0] == len(later.tokens) > len(early.tokens)
@@ -162,7 +163,7 @@ def test_statistics_so_far_are_those_of_the_shards_that_are_there(cli, seven, tm
         tensors, _ = shards.read_tensors(shards.shard_path(run, shard), shards.key_of(plan, pilots))
         total = total + tensors["1.grouped.entropy"].sum(0)
         rows = rows + tensors["1.grouped.entropy_n"].sum(0)
-    heads = store.open_run(run).heads
+    heads = open_run(run).heads
     assert np.allclose(heads.entropy[heads.site == 1], total / rows, rtol=1e-12)
 
 
@@ -262,6 +263,6 @@ def test_a_table_that_was_changed_is_never_shown(undisturbed, cli, seven, tmp_pa
     assert cli(*seven, run, "-q")[0] == 0
     store.write_table(run, "heads", pd.DataFrame({"site": [0], "head": [0], "entropy": [3.0]}))
     with pytest.raises(errors.RunFormatError, match=r"heads.parquet differs from its checksum"):
-        _ = store.open_run(run).heads
+        _ = open_run(run).heads
     assert cli(*seven, run, "--resume", "-q")[0] == 0  # it is merged again
     assert same_numbers(undisturbed, run)

@@ -6,8 +6,8 @@ from functools import partial
 
 import pytest
 
-from attnengine import store
 from attnengine.model.load import load_model
+from attnengine.opened import open_run
 from attnengine.run import ray_cluster, workers
 from tests.run.conftest import same_numbers
 
@@ -33,7 +33,7 @@ def assert_one_attempt_was_lost(code, said, killed, undisturbed, run):
     assert len(killed) == 1
     assert "shard 3 failed, attempt 1 of 3" in said
     assert same_numbers(undisturbed, run)
-    assert store.open_run(run).shards.attempts.tolist() == [1, 1, 1, 2, 1, 1, 1]
+    assert open_run(run).shards.attempts.tolist() == [1, 1, 1, 2, 1, 1, 1]
 
 
 def test_two_workers_of_which_one_is_killed_give_the_bits_of_one_process(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 import attnengine as ae
 from attnengine.bundled import bundled_model
 from attnengine.errors import PlanError
-from attnengine.statistics.own import OWN
 from attnengine.statistics.row_values import PAIR, PAIR_KEY, PAIR_TOKEN, is_example, row_values
 from attnengine_kernels import reference
 from tests.kernels.oracles import make_facts, random_call
@@ -23,13 +21,6 @@ B, L = 2, 37
 
 def every_row(batch: int, length: int) -> torch.Tensor:
     return torch.cartesian_prod(torch.arange(batch), torch.arange(length))
-
-
-@pytest.fixture
-def own() -> Iterator[None]:
-    """Whatever a test registers is taken back."""
-    yield
-    OWN.clear()
 
 
 @pytest.mark.parametrize("mask", ["whole", "causal", "window", "scattered"])
@@ -84,7 +75,6 @@ def models() -> tuple[Any, Any]:
 TEXTS = ["The cat sat on the mat, and the dog sat on the cat. " * 3, "A list is a sequence; so is a tuple.", "One two."]
 
 
-@pytest.mark.usefixtures("own")
 def test_ones_own_statistic_becomes_a_column_with_its_error() -> None:
     @ae.statistic("largest_again", title="p_max, by hand", low=0, high=1)
     def largest(rows: Any, _queries: Any, _keys: Any) -> Any:
@@ -105,7 +95,6 @@ def test_ones_own_statistic_becomes_a_column_with_its_error() -> None:
     assert "largest_again" in set(run.examples.statistic)
 
 
-@pytest.mark.usefixtures("own")
 def test_a_run_goes_on_only_with_the_same_definition(tmp_path: Any) -> None:
     model, tokenizer = models()
     ae.statistic("one")(lambda rows, _q, _k: rows.p[..., 0])
@@ -117,7 +106,6 @@ def test_a_run_goes_on_only_with_the_same_definition(tmp_path: Any) -> None:
     assert ae.analyze(model, tokenizer, TEXTS[2:]).manifest["plan"] != first
 
 
-@pytest.mark.usefixtures("own")
 def test_what_is_no_statistic_says_so() -> None:
     with pytest.raises(ValueError, match="identifier"):
         ae.statistic("my stat")

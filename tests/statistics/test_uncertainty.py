@@ -41,6 +41,12 @@ def test_one_group_has_a_value_but_no_error_and_none_has_neither():
     assert np.isnan(error[0])
 
 
+def test_rounding_noise_without_a_count_is_no_number():
+    noise, none = np.array([[9e-8, 1e-8], [0.0, -2e-8]]), np.zeros((2, 2))
+    for found in (*uncertainty.ratio(noise, none), *uncertainty.ratio_interval(noise, none)):
+        assert np.isnan(found).all()
+
+
 def test_a_nan_stays_in_its_own_head():
     sums, counts = np.ones((4, 2)), np.full((4, 2), 2.0)
     sums[1, 0] = np.nan
