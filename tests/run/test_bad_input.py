@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import DebertaV2Config, DebertaV2Model, MambaConfig, MambaModel
 
-from attnengine import store
+from attnengine import disk, store
 from attnengine.cli import main
 from attnengine.errors import RunFormatError
 from attnengine.opened import open_run
@@ -159,7 +159,7 @@ def test_a_folder_that_is_no_run_or_a_damaged_one(attnengine, tiny_bert, corpus,
     with pytest.raises(RunFormatError, match=r"neurons\.parquet"):
         _ = open_run(run).neurons
     with pytest.raises(RunFormatError, match="outside itself"):
-        store.inside(run, "../../etc/passwd")
+        disk.inside(run, "../../etc/passwd")
 
 
 def test_a_full_disk_keeps_what_was_done_and_says_so(attnengine, tiny_bert, corpus, tmp_path, monkeypatch):
