@@ -17,11 +17,12 @@ from attnengine.errors import ModelError, PlanError
 from attnengine.model.load import LoadedModel, wrap_model
 from attnengine.opened import Run, open_run
 from attnengine.run.engine import Job
-from attnengine.run.execute import Crewing, execute, using_threads
+from attnengine.run.execute import Crewing, execute
 from attnengine.run.folder import adopted, begin
 from attnengine.run.prepare import choose_device, disk_estimate, make_job, site_summary, time_estimate
 from attnengine.run.progress import Reporter, duration
 from attnengine.run.settings import RunSettings
+from attnengine.run.threads import using_threads
 
 
 def analyze(

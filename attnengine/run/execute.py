@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from attnengine.errors import PlanError
 from attnengine.model.load import LoadedModel
@@ -43,17 +41,6 @@ def parse_share(text: str) -> tuple[int, int]:
             f"with --array=0-9; got {text!r}"
         )
     return int(i), int(n)
-
-
-@contextmanager
-def using_threads(n: int | None) -> Iterator[None]:
-    """Run torch's CPU operations on ``n`` threads (None: as many as now): their number changes last bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def execute(job: Job, run: Path, crewing: Crewing, reporter: Reporter) -> None:
