@@ -225,6 +225,7 @@ def test_a_strange_manifest_still_opens(tmp_path, manifest):
 
 def test_a_mass_defect_and_nan_heads_are_warned_of_even_if_the_manifest_is_silent(tmp_path, opened):
     from attnengine import store
+    from attnengine.opened import open_run
     from tests.explorer.synthetic_run import site, write_run
 
     path = write_run(tmp_path / "run", [site(0, 0, heads=2)], nan_heads=[(0, 1)], n_tokens=20)
