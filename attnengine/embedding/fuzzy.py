@@ -45,19 +45,22 @@ def scales(distances):
             if row[j] > 0:
                 rho[i] = row[j]
                 break
-        sigma[i] = max(_bisect(row, rho[i], target), LEAST_SCALE * (row.mean() if rho[i] > 0 else everywhere))
+        sigma[i] = max(
+            bisect(row, rho[i], target, CLOSE_ENOUGH), LEAST_SCALE * (row.mean() if rho[i] > 0 else everywhere)
+        )
     return rho, sigma
 
 
 @njit(cache=True, nogil=True)
-def _bisect(row, rho, target):
+def bisect(row, rho, target, close):
+    """Sigma such that exp(−max(d − rho, 0)/sigma) over all but the nearest sum to ``target``, ``close`` or better."""
     low, high, sigma = 0.0, np.inf, 1.0
     for _ in range(BISECTIONS):
         total = 0.0
         for j in range(1, len(row)):
             gap = row[j] - rho
             total += np.exp(-gap / sigma) if gap > 0 else 1.0
-        if abs(total - target) < CLOSE_ENOUGH:
+        if abs(total - target) < close:
             break
         if total > target:
             high = sigma

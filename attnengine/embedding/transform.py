@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 
 from attnengine.embedding.curve import fit_curve
+from attnengine.embedding.fuzzy import bisect
 from attnengine.embedding.layout import NEGATIVES, mix
 from attnengine.embedding.layout_compiled import mixed
 from attnengine.embedding.neighbours import before, distinct
@@ -20,7 +21,6 @@ from attnengine.embedding.settings import EmbedSettings
 
 STEPS = 100
 RATE = 0.25
-BISECTIONS = 64
 
 
 def place_new(
@@ -69,16 +69,7 @@ def _nearest_old(new, old, found, squares):
 @njit(cache=True, nogil=True)
 def _weights(distances):
     """exp(−d/sigma), sigma such that they sum to log2 k over all but the nearest."""
-    k = len(distances)
-    target, low, high, sigma = np.log2(k), 0.0, np.inf, 1.0
-    for _ in range(BISECTIONS):
-        total = np.exp(-distances[1:] / sigma).sum()
-        if total > target:
-            high = sigma
-            sigma = (low + high) / 2
-        else:
-            low = sigma
-            sigma = sigma * 2 if high == np.inf else (low + high) / 2
+    sigma = bisect(distances, 0.0, np.log2(len(distances)), 0.0)
     return np.exp(-distances / max(sigma, 1e-3 * distances.mean()))
 
 

@@ -7,6 +7,7 @@ made if it is not there, by the same plan with the same content.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,17 +110,17 @@ def _empty(run: Path) -> None:
 def _write_plan(run: Path, job: Job, manifest: dict[str, Any]) -> None:
     """What working on the run and merging it need, where it is not there yet: ``shards/plan.json`` last."""
     text = bool(manifest["settings"]["keep_text"])
-    start: dict[str, pd.DataFrame] = {
-        "sites": provenance.sites_frame(job.sites),
-        "windows": provenance.windows_frame(job.feed),
-        "documents": provenance.documents_frame(job.feed),
-        "shards/plan": provenance.shards_frame(job.feed, job.plan),
-        "shards/vocabulary": provenance.vocabulary_frame(job.loaded.tokenizer),
-        "shards/tokens": job.feed.describe(job.plan.sample_window, job.plan.sample_position, text=text),
+    start: dict[str, Callable[[], pd.DataFrame]] = {  # made only where they are not there yet
+        "sites": lambda: provenance.sites_frame(job.sites),
+        "windows": lambda: provenance.windows_frame(job.feed),
+        "documents": lambda: provenance.documents_frame(job.feed),
+        "shards/plan": lambda: provenance.shards_frame(job.feed, job.plan),
+        "shards/vocabulary": lambda: provenance.vocabulary_frame(job.loaded.tokenizer),
+        "shards/tokens": lambda: job.feed.describe(job.plan.sample_window, job.plan.sample_position, text=text),
     }
-    for name, frame in start.items():
+    for name, make in start.items():
         if not (run / f"{name}.parquet").exists():
-            store.write_table(run, name, frame)
+            store.write_table(run, name, make())
     pilot = run / "shards" / "pilot.safetensors"
     if not pilot.exists():
         shards.write_tensors(pilot, shards.pack_pilots(make_pilots(job)), job.plan.digest)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from attnengine.errors import PlanError
 from attnengine.statistics.own import OWN, PREFIX
+from attnengine.statistics.targets import token_targets
 from attnengine_kernels import AttentionCall, PatternRows, TokenFacts, pattern_rows
 
 PAIR = "pair"  # the weight of the row's heaviest key that is neither the first nor a special token
@@ -84,7 +85,7 @@ def _by_place(part: PatternRows, queries: TokenFacts, keys: TokenFacts) -> dict[
     i, j = queries.position[part.window, part.position][:, None], keys.position[part.window]  # (n, 1), (n, k)
     placed, offset = part.visible & (i >= 0) & (j >= 0), i - j
     near = {"self": placed & (offset == 0), "previous": placed & (offset == 1), "next": placed & (offset == -1)}
-    targets = near | _by_token(part, queries, keys, near["self"], near["next"])
+    targets = near | token_targets(part, queries, keys, part.visible, near["self"], near["next"])
     out = {f"{name}_mass": _mass(part.p, target) for name, target in targets.items()}
     distance = offset.abs().to(part.p.dtype)
     if queries.patch is not None and keys.patch is not None:
@@ -94,24 +95,6 @@ def _by_place(part: PatternRows, queries: TokenFacts, keys: TokenFacts) -> dict[
     share = p / p.sum(-1, keepdim=True)  # NaN where no key has a position
     out["offset_mean"] = (share @ offset.to(p.dtype)[..., None])[..., 0]
     out["distance_mean"] = (share @ distance[..., None])[..., 0]
-    return out
-
-
-def _by_token(
-    part: PatternRows, queries: TokenFacts, keys: TokenFacts, itself: Tensor, following: Tensor
-) -> dict[str, Tensor]:
-    """Visible targets by what tokens are, (n, k) bool; absent without token ids or sentences (pictures)."""
-    out, where, visible = {}, part.window, part.visible & keys.real[part.window]
-    if queries.token_id is not None and keys.token_id is not None:
-        mine, theirs = queries.token_id[where, part.position][:, None], keys.token_id
-        followed = keys.real & keys.real.roll(1, dims=1)
-        followed[:, 0] = False
-        out["same_token"] = visible & (theirs[where] == mine) & ~itself
-        before = theirs.roll(1, dims=1)[where]  # token[j − 1]
-        out["induction"] = visible & followed[where] & (before == mine) & ~itself & ~following
-    if queries.sentence is not None and keys.sentence is not None:
-        sentence, others = queries.sentence[where, part.position][:, None], keys.sentence[where]
-        out["cross_sentence"] = visible & (others != sentence) & (others >= 0) & (sentence >= 0)
     return out
 
 

@@ -29,6 +29,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from attnengine.statistics.targets import token_targets
 from attnengine_kernels import AttentionCall, PatternRows, TokenFacts, pattern_rows
 from attnengine_kernels.sums import EXACT_OFFSETS, profile_edges
 
@@ -110,19 +111,11 @@ def _targets(
         "next_token": placed & (offset == -1),
         "local": placed & (offset != 0) & (offset.abs() <= LOCAL),
     }
-    where = part.window
-    if queries.token_id is not None and keys.token_id is not None:
-        mine, theirs = queries.token_id[where, part.position][:, None], keys.token_id
-        followed = keys.real & keys.real.roll(1, dims=1)
-        followed[:, 0] = False
-        out["duplicate_token"] = placed & (theirs[where] == mine) & (offset != 0)
-        before = theirs.roll(1, dims=1)[where]  # token[j − 1]
-        out["induction"] = placed & followed[where] & (before == mine) & (offset != 0) & (offset != -1)
+    named = {"same_token": "duplicate_token"}
+    found = token_targets(part, queries, keys, placed, offset == 0, offset == -1)
+    out |= {named.get(name, name): target for name, target in found.items()}
     if "punctuation" in keys.classes:
-        out["punctuation"] = placed & _class(keys, "punctuation")[where]
-    if queries.sentence is not None and keys.sentence is not None:
-        sentence, others = queries.sentence[where, part.position][:, None], keys.sentence[where]
-        out["cross_sentence"] = placed & (others != sentence) & (others >= 0) & (sentence >= 0)
+        out["punctuation"] = placed & _class(keys, "punctuation")[part.window]
     return out
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from scipy.spatial import procrustes
 
 import attnengine as ae
 from attnengine import store
-from attnengine.cli import main
 from attnengine.disk import write_json
 from attnengine.embedding.methods import aligned
 from attnengine.embedding.pipeline import embed_run
@@ -181,21 +179,6 @@ def test_a_warm_start_from_other_tokens_is_refused(bert_run, bert_copy, causal_r
     assert not (bert_copy / "embedding").exists()
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Run the command line in this process: (exit code, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["attnengine", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as stop:
-            return stop.code or 0, capsys.readouterr().err
-        return 0, capsys.readouterr().err
-
-    return run
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -210,8 +193,8 @@ def command(monkeypatch, capsys):
         (["--like", "/nowhere"], "/nowhere is not a folder"),
     ],
 )
-def test_wrong_options_are_one_line_and_change_nothing(command, bert_copy, options, words):
-    code, said = command("embed", bert_copy, *options)
+def test_wrong_options_are_one_line_and_change_nothing(cli, bert_copy, options, words):
+    code, said = cli("embed", bert_copy, *options)
     assert code == 2
     assert said.startswith("attnengine: ")
     assert words in said
@@ -219,27 +202,27 @@ def test_wrong_options_are_one_line_and_change_nothing(command, bert_copy, optio
     assert not (bert_copy / "embedding" / "site-000").exists()
 
 
-def test_the_command_embeds_and_says_what_came_out(command, bert_copy):
+def test_the_command_embeds_and_says_what_came_out(cli, bert_copy):
     options = ["--layers", "0", "--heads", "0,1", "--epochs", "20", "--jobs", "1", "--no-clusters"]
-    code, said = command("embed", bert_copy, *options)
+    code, said = cli("embed", bert_copy, *options)
     assert code == 0
     assert "2 heads embedded · median faithfulness on screen -0." in said
 
 
-def test_embedding_a_run_as_it_ends_needs_a_sample(command, tmp_path):
+def test_embedding_a_run_as_it_ends_needs_a_sample(cli, tmp_path):
     from attnengine.bundled import bundled_model
 
     (tmp_path / "text.txt").write_text(" ".join(f"the cat sat on mat {i} ." for i in range(12)))
     arguments = ["run", bundled_model(), tmp_path / "text.txt", "-o", tmp_path / "run", "--stats", "core", "--embed"]
-    code, said = command(*arguments, "--sample", "0")
+    code, said = cli(*arguments, "--sample", "0")
     assert code == 2
     assert "--embed lays out sampled queries and keys: it needs a --sample above 0" in said
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_without_a_sample_is_refused(command, bert_copy):
+def test_a_run_without_a_sample_is_refused(cli, bert_copy):
     shutil.rmtree(bert_copy / "arrays")
-    code, said = command("embed", bert_copy)
+    code, said = cli("embed", bert_copy)
     assert code == 2
     assert "keeps no sampled queries and keys; make the run again with --sample above 0" in said
     with pytest.raises(EmbeddingError, match="has no embedding yet; make it with `attnengine embed"):

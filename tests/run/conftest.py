@@ -1,7 +1,6 @@
 """A tiny BERT on disk, with a real WordPiece tokenizer: small enough to run in every test; and a run in shards."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,19 +34,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = (" ".join(words[(i * 7 + j) % len(words)] for j in range(20 + 7 * i)) for i in range(40))
     path.write_text("".join(f'{{"text": "{line}"}}\n' for line in lines))
     return path
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """Run the command line in this process: (exit code, what it said on stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["attnengine", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        return int(stopped.value.code or 0), capsys.readouterr().err
-
-    return run
 
 
 @pytest.fixture(scope="session")
