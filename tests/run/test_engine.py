@@ -16,6 +16,7 @@ import attnengine as ae
 from attnengine.cli import main
 from attnengine.errors import RunFormatError
 from attnengine.statistics.catalogue import HEADS, NEURONS, TYPES
+from tests.run.agreement import assert_same_numbers
 
 KEYS = {"site", "layer", "kind", "stack", "head"}
 
@@ -154,12 +155,7 @@ def test_batch_and_shard_sizes_change_nothing_that_is_printed(attnengine, run, t
     options = ["--window", 100, "--sample", 500, "--batch-tokens", 700, "--shard-tokens", 2000]
     attnengine("run", tiny_bert, corpus, "-o", tmp_path / "r", "-q", *options)
     other = ae.open_run(tmp_path / "r")
-    for name in ("heads", "neurons", "profiles"):
-        mine, theirs = getattr(run, name), getattr(other, name)
-        for column in mine.select_dtypes("float"):
-            # A defect is rounding noise: only its distance from 0, in units of mass, says anything.
-            scale = 1.0 if "mass_defect" in column else max(mine[column].abs().max(), 1e-9)
-            assert np.allclose(mine[column] / scale, theirs[column] / scale, atol=1e-4, equal_nan=True), column
+    assert_same_numbers(run, other, atol=1e-4)
     assert (run.tokens.position == other.tokens.position).all()
 
 

@@ -14,6 +14,7 @@ from attnengine.run.batch_size import that_fit
 from attnengine.run.describe import facts
 from attnengine.run.prefetch import batches, mapped
 from attnengine_kernels import empty_facts
+from tests.run.agreement import assert_same_numbers
 
 
 @pytest.fixture
@@ -48,11 +49,7 @@ def test_a_batch_that_runs_out_of_memory_runs_in_halves_and_info_says_so(
     one, other = open_run(undisturbed), open_run(run)
     assert other.shards.resplit.all()
     assert other.manifest["resplit"] == list(range(7))
-    for name in ("heads", "neurons", "profiles"):
-        mine, theirs = getattr(one, name), getattr(other, name)
-        for column in mine.select_dtypes("number"):
-            scale = 1.0 if "mass_defect" in column else max(mine[column].abs().max(), 1e-9)
-            assert np.allclose(mine[column] / scale, theirs[column] / scale, atol=1e-5, equal_nan=True), column
+    assert_same_numbers(one, other, atol=1e-5)
     assert (one.tokens.token_id == other.tokens.token_id).all()
     assert np.allclose(one.queries(1), other.queries(1), atol=1e-5)
     told = dict(facts(run, other.manifest))
