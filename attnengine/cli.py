@@ -256,6 +256,10 @@ def embed(
     heads: Annotated[str | None, typer.Option(help="Only these heads of each layer.")] = None,
     like: Annotated[Path | None, typer.Option(help="Start from, and turn onto, the embedding of this run.")] = None,
     jobs: Annotated[int, typer.Option(help="Worker processes; 0: one a core.", min=0)] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto. The pictures are the same.")] = "cpu",
+    search: Annotated[
+        str, typer.Option(help="Neighbours: auto (by search graph above 20,000 points) or exact.")
+    ] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an embedding of other settings.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -266,11 +270,13 @@ def embed(
     from attnengine.embedding.settings import EmbedSettings
     from attnengine.run.progress import Reporter
 
-    settings = EmbedSettings(method, gauge, dims, neighbours, epochs, min_dist, seed, clusters)
+    settings = EmbedSettings(
+        method, gauge, dims, neighbours, search=search, epochs=epochs, min_dist=min_dist, seed=seed, clusters=clusters
+    )
     reporter = Reporter(quiet=quiet)
     _embed(
         run, settings, reporter, layers=_numbers("--layers", layers), heads=_numbers("--heads", heads), like=like,
-        jobs=jobs, overwrite=overwrite,
+        jobs=jobs, device=device, overwrite=overwrite,
     )  # fmt: skip
     reporter.say(f"done: {run} · look at it with `attnengine explore {run}`")
 

@@ -43,6 +43,24 @@ class Picture:
     clusters: list[Cluster] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A head in its gauge, before and after whose layout nothing needs a device. points: (m, d) fp32 distinct rows of
+    length 1; first, which: of :func:`.neighbours.distinct` over all queries, then all keys.
+    """
+
+    head: Head
+    gauge: Gauge
+    figures: dict[str, Any]
+    points: np.ndarray
+    first: np.ndarray
+    which: np.ndarray
+
+    def task(self, settings: EmbedSettings, seed: int, start: np.ndarray | None, threads: int = 1) -> Task:
+        """What is to be laid out; ``start`` (2n, dims) is the other picture of a warm start."""
+        return Task(self.points, settings, seed, None if start is None else start[self.first], threads)
+
+
 def embed_head(
     head: Head, settings: EmbedSettings, seed: int, *, start: np.ndarray | None = None, threads: int = 1
 ) -> Picture:
@@ -50,26 +68,34 @@ def embed_head(
 
     Raises EmbeddingError for a head that cannot be embedded: too few tokens, NaN, constant vectors.
     """
+    prepared = prepare(head, settings)
+    return judge(prepared, place(prepared.task(settings, seed, start, threads)), settings)
+
+
+def prepare(head: Head, settings: EmbedSettings) -> Prepared:
+    """Choose the gauge. Raises EmbeddingError as :func:`embed_head`."""
     check(head, settings)
     gauge, figures = _gauge(head, settings)
-    queries, keys = gauge.queries(head.queries), gauge.keys(head.keys)
-    everything = np.concatenate([queries, keys])
+    everything = np.concatenate([gauge.queries(head.queries), gauge.keys(head.keys)])
     first, which = distinct(everything)
     _enough(len(first), settings.neighbours, "distinct points in this gauge")
-    is_key = np.arange(len(everything)) >= len(queries)
-    task = Task(everything[first], settings, seed, None if start is None else start[first], threads)
-    screen = place(task)
-    points = screen[which]
     figures |= {"n_points": len(everything), "n_distinct": len(first)}
-    figures |= _faithfulness(head, points[: len(queries)], points[len(queries) :], "faithfulness_2d")
+    return Prepared(head, gauge, figures, everything[first], first, which)
+
+
+def judge(prepared: Prepared, screen: np.ndarray, settings: EmbedSettings) -> Picture:
+    """The picture whose distinct points lie at ``screen`` (m, dims), with the figures that say what it is worth."""
+    head, figures, n = prepared.head, dict(prepared.figures), len(prepared.head.queries)
+    points, is_key = screen[prepared.which], np.arange(len(prepared.which)) >= n
+    figures |= _faithfulness(head, points[:n], points[n:], "faithfulness_2d")
     figures["grey"] = is_grey(figures["faithfulness_2d"], figures["faithfulness_2d_se"])
-    figures |= quality(everything[first], screen, is_key[first])
+    figures |= quality(prepared.points, screen, is_key[prepared.first])
     labels, clusters = np.full(len(points), -1, np.int16), []
     if settings.clusters:
-        labels = cluster_labels(screen)[which]
+        labels = cluster_labels(screen)[prepared.which]
         clusters = describe(labels, is_key, np.concatenate([head.token_ids, head.token_ids]))
         figures["n_clusters"] = len(clusters)
-    return Picture(points, labels, gauge, figures, clusters)
+    return Picture(points, labels, prepared.gauge, figures, clusters)
 
 
 def check(head: Head, settings: EmbedSettings) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from attnengine.embedding.curve import fit_curve
 from attnengine.embedding.fuzzy import fuzzy_graph
 from attnengine.embedding.init import first_positions, principal_axes
-from attnengine.embedding.layout import Descent, schedule
+from attnengine.embedding.layout import Descent, Schedule, schedule
 from attnengine.embedding.layout_compiled import lay_out
 from attnengine.embedding.neighbours import nearest
 from attnengine.embedding.settings import EmbedSettings
@@ -41,19 +41,39 @@ def neighbours(task: Task) -> tuple[np.ndarray, np.ndarray]:
     """Nearest neighbours (n, k) int32 and cosine distances 1 − cos (n, k) fp32: half the squared distance of rows of
     length 1.
     """
-    found, squares = nearest(task.points, task.settings.neighbours, seed=task.seed)
+    settings = task.settings
+    found, squares = nearest(task.points, settings.neighbours, seed=task.seed, always_exact=settings.search == "exact")
     return found, (squares / 2).astype(np.float32)
 
 
-def _umap(task: Task) -> np.ndarray:
+@dataclass(frozen=True)
+class Planned:
+    """All that a layout needs: where its points start (n, dims) fp32, its edges, and how it moves."""
+
+    start: np.ndarray
+    plan: Schedule
+    descent: Descent
+
+
+def planned(task: Task, found: tuple[np.ndarray, np.ndarray]) -> Planned:
+    """Our layout of a task whose :func:`neighbours` are ``found``."""
     settings = task.settings
-    plan = schedule(fuzzy_graph(*neighbours(task), settings.epochs))
     a, b = fit_curve(settings.min_dist)
-    rate = 1.0 if task.start is None else WARM_RATE
-    descent = Descent(task.seed, a, b, settings.epochs, rate)
-    if task.start is None:
-        return lay_out(first_positions(task.points, settings.dims, task.seed), plan, descent, threads=task.threads)
-    return aligned(lay_out(task.start, plan, descent, threads=task.threads), task.start)
+    rate, start = WARM_RATE, task.start
+    if start is None:
+        rate, start = 1.0, first_positions(task.points, settings.dims, task.seed)
+    plan = schedule(fuzzy_graph(*found, settings.epochs))
+    return Planned(start, plan, Descent(task.seed, a, b, settings.epochs, rate))
+
+
+def finished(task: Task, picture: np.ndarray) -> np.ndarray:
+    """A laid out picture; that of a warm start is turned onto the one it came from."""
+    return picture if task.start is None else aligned(picture, task.start)
+
+
+def _umap(task: Task) -> np.ndarray:
+    what = planned(task, neighbours(task))
+    return finished(task, lay_out(what.start, what.plan, what.descent, threads=task.threads))
 
 
 def aligned(picture: np.ndarray, target: np.ndarray) -> np.ndarray:

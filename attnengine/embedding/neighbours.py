@@ -20,17 +20,17 @@ UNIT = 2.0**-24  # rounding of fp32
 
 
 def nearest(
-    points: np.ndarray, k: int, *, rows: np.ndarray | None = None, seed: int = 0
+    points: np.ndarray, k: int, *, rows: np.ndarray | None = None, seed: int = 0, always_exact: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Neighbours (m, k) int32, themselves first, and squared distances (m, k) fp64 of points[rows] among ``points``.
 
     points: (n, d) fp32, finite. rows: which points ask, all by default. seed: of the search graph; exact searches
-    do not use it. Raises ValueError unless 1 ≤ k ≤ n.
+    do not use it. always_exact: no search graph, however many points. Raises ValueError unless 1 ≤ k ≤ n.
     """
     n = len(points)
     if not 1 <= k <= n:
         raise ValueError(f"expected between 1 and {n} neighbours for {n} points, got {k}")
-    if rows is None and n > EXACT_LIMIT:
+    if rows is None and n > EXACT_LIMIT and not always_exact:
         return _by_descent(points, k, seed)
     return exact(points, np.arange(n) if rows is None else rows, k)
 

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from attnengine.embedding.head import Picture
 
 
+#: neighbours.EXACT_LIMIT, said here because that module loads numba; a test holds them together.
+NO_SEARCH_GRAPH = 20_000
+
+
 @dataclass(frozen=True)
 class Order:
     """What every worker needs to know, small enough to send to each."""
@@ -42,6 +46,7 @@ def embed_run(
     heads: Iterable[int] | None = None,
     like: str | os.PathLike[str] | None = None,
     jobs: int = 0,
+    device: str = "cpu",
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> pd.DataFrame:
@@ -55,6 +60,9 @@ def embed_run(
     error: its row says why.
     """
     run, settings = open_run(path), settings or EmbedSettings()
+    device = check_device(device, settings)
+    if device != "cpu" and 2 * len(run.tokens) > NO_SEARCH_GRAPH:
+        settings = replace(settings, search="exact")
     reporter = reporter or Reporter(quiet=True)
     check_sample(run)
     other = None if like is None else Path(like)
@@ -67,13 +75,25 @@ def embed_run(
     if len(todo) < len(wanted):
         reporter.say(f"{len(wanted) - len(todo)} of {len(wanted)} heads are already embedded")
     with reporter.track("embedding", len(wanted), "heads", len(wanted) - len(todo)) as bar:
-        for _ in run_all(order, todo, jobs or available_cores()):
+        for _ in run_all(order, todo, jobs or available_cores(), device):
             bar.advance(bar.task_ids[0])
     clouds = stored.write_tables(
         run, settings, digest, [row for row in head_rows(run) if is_done(order, row["site"], row["head"])]
     )
     report(clouds, reporter)
     return clouds
+
+
+def check_device(device: str, settings: EmbedSettings) -> str:
+    """The device to lay out on; ModelError where this machine lacks it, ValueError for a method that has none."""
+    if device == "cpu":
+        return device
+    from attnengine.run.prepare import choose_device
+
+    device = choose_device(device)
+    if device != "cpu" and settings.method != "umap":
+        raise ValueError(f"method {settings.method} runs on the CPU only; leave --device out")
+    return device
 
 
 def check_sample(run: Run) -> None:
@@ -138,8 +158,13 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_all(order: Order, todo: list[tuple[int, int]], jobs: int) -> Iterator[None]:
-    """Embed every head of ``todo``, in this process or by workers that stay; yields as heads are finished."""
+def run_all(order: Order, todo: list[tuple[int, int]], jobs: int, device: str) -> Iterator[None]:
+    """Embed every head of ``todo``, in this process, by workers that stay or on a GPU; yields as heads are finished."""
+    if device != "cpu":
+        from attnengine.embedding.batches import embed_on
+
+        yield from embed_on(device, order, todo, jobs)
+        return
     if jobs == 1 or len(todo) < 2:
         for site, head in todo:
             embed_one(order, site, head)

@@ -22,6 +22,7 @@ class EmbedSettings:
     gauge: str = "auto"  # auto: the most faithful that joins queries and keys
     dims: int = 2
     neighbours: int = 15  # counting the point itself
+    search: str = "auto"  # of neighbours: exact, or by search graph above 20,000 points; "exact": always
     epochs: int = 200
     min_dist: float = 0.1
     seed: int = 0
@@ -29,7 +30,10 @@ class EmbedSettings:
     like: str | None = None
 
     def __post_init__(self) -> None:
-        for name, allowed in (("method", METHODS), ("gauge", ("auto", *GAUGE_NAMES)), ("dims", (2, 3))):
+        choices = (
+            ("method", METHODS), ("gauge", ("auto", *GAUGE_NAMES)), ("dims", (2, 3)), ("search", ("auto", "exact")),
+        )  # fmt: skip
+        for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 listed = ", ".join(map(str, allowed))
                 raise ValueError(f"{name} must be one of {listed}; got {getattr(self, name)!r}")
