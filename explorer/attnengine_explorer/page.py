@@ -2,7 +2,7 @@
 
 Figures are Bokeh's. The frame around them (bars, selects, the table of numbers) is plain HTML: what is fixed for a
 session is written by Jinja with autoescaping on, what changes travels as JSON in ``Wire.shown`` and is put in place
-with textContent by js/page.js. Text of a run therefore never meets an HTML parser.
+with textContent by js/*.js. Text of a run therefore never meets an HTML parser.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from markupsafe import Markup
 from attnengine_explorer.columns import grouped
 from attnengine_explorer.numbers import count, number
 from attnengine_explorer.run_data import RunData
+from attnengine_explorer.state import PAGE_VIEWS, ViewState
 
 HERE = Path(__file__).parent
-MAX_ACT = 8192
+#: A typed text, each character as six of JSON, and a lassoed outline.
+MAX_ACT = 200_000
 #: STATISTICS.md: the gate on ``mass_defect_max``.
 MASS_GATE = 1e-3
 
@@ -61,22 +63,37 @@ def template(name: str) -> jinja2.Template:
     return _ENVIRONMENT.get_template(name)
 
 
-def frame_variables(run: RunData, runs: list[str], current: int) -> dict[str, Any]:
+def script() -> str:
+    """js/*.js as one script: the wire first, page.js, which starts it all, last, the rooms by name between them."""
+    rooms = sorted(path.name for path in (HERE / "js").glob("*.js"))
+    order = ["wire.js", *(name for name in rooms if name not in ("wire.js", "page.js")), "page.js"]
+    return "\n".join((HERE / "js" / name).read_text(encoding="utf-8") for name in order)
+
+
+def style() -> str:
+    """theme/style.css and the style sheet of each page view."""
+    sheets = [HERE / "theme" / "style.css", *sorted((HERE / "theme" / "views").glob("*.css"))]
+    return "\n".join(sheet.read_text(encoding="utf-8") for sheet in sheets)
+
+
+def frame_variables(run: RunData, runs: list[str], state: ViewState) -> dict[str, Any]:
     """What page.html needs: facts of the run, the lists of statistics, our own style and script, a fresh nonce."""
     return {
         "nonce": secrets.token_urlsafe(16),
-        "style": (HERE / "theme" / "style.css").read_text(encoding="utf-8"),
-        "script": (HERE / "js" / "page.js").read_text(encoding="utf-8"),
+        "style": style(),
+        "script": script(),
+        "page_views": PAGE_VIEWS,
+        "shown_view": state.view,
+        "rail": state.rail,
         "columns": run.grid.n_columns,
         "rows": round(-run.grid.bottom + 0.5, 1),
         "facts": facts(run),
         "status": status(run),
         "warnings": warnings(run),
         "statistics": grouped(run.statistics),
-        "neuron_statistics": grouped(run.neuron_statistics),
         "has_patterns": run.patterns is not None,
         "runs": runs,
-        "current": current,
+        "current": state.run,
     }
 
 

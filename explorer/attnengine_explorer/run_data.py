@@ -20,6 +20,7 @@ from attnengine.statistics.catalogue import Statistic
 from attnengine.store import NOT_IN_CORE
 from attnengine_explorer import columns
 from attnengine_explorer.atlas import Grid, lay_out
+from attnengine_explorer.fields import OfType
 from attnengine_explorer.state import ViewState
 
 MAX_HEADS = 20_000
@@ -131,7 +132,18 @@ class RunData:
         )
         if state.selected is not None and state.selected not in self.index:
             state = replace(state, site=None, head=None)
-        return state
+        return replace(
+            state,
+            heads=tuple(head for head in state.heads if head in self.index),
+            filters=tuple(one for one in state.filters if isinstance(one, OfType) or one.statistic in self.statistics),
+            document=self._row_of("documents", state.document),
+            token=self._row_of("tokens", state.token),
+        )
+
+    def _row_of(self, name: str, row: int | None) -> int | None:
+        """``row`` if the table has it."""
+        table = None if row is None else self.table(name)
+        return row if table is not None and row is not None and row < len(table) else None
 
 
 def _held(chosen: str, default: str, statistics: dict[str, Statistic]) -> str:

@@ -120,7 +120,7 @@ class Explorer:
         """Fill a new page: with the state its link asks for, or with the reason why that is impossible."""
         context = document.session_context
         arguments = context.request.arguments if context is not None and context.request is not None else {}
-        state = url.decode(urlencode([(key, values[-1]) for key, values in arguments.items() if values]))
+        state = url.of_request(arguments)
         state = state if state.run < len(self.runs) else replace(state, run=0)
         run = self.runs[state.run]
         try:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +12,14 @@ from bokeh.document import Document
 from attnengine.errors import AttnEngineError
 from attnengine_explorer import url
 from attnengine_explorer.atlas import neighbour
-from attnengine_explorer.head_data import summary
+from attnengine_explorer.desk import Desk
 from attnengine_explorer.page import Wire, facts, frame_variables, parse_act, template
+from attnengine_explorer.pages import PAGES, Pages, holder
 from attnengine_explorer.run_data import RunData
-from attnengine_explorer.state import Action, Choose, Clear, History, SelectHead, ViewState, Visit, reduce
+from attnengine_explorer.state import Action, Change, Clear, History, SelectHead, ViewState, Visit, reduce
 from attnengine_explorer.theme.colours import bokeh_theme
 from attnengine_explorer.views import View
-from attnengine_explorer.views.cloud import CloudView
-from attnengine_explorer.views.neurons import NeuronsView
-from attnengine_explorer.views.overview import OverviewView
-from attnengine_explorer.views.pattern import PatternView
-from attnengine_explorer.views.profile import ProfileView
+from attnengine_explorer.views.atlas import AtlasView
 from attnengine_explorer.views.table import TableView
 
 log = logging.getLogger("attnengine.explorer")
@@ -32,39 +27,45 @@ _ARROWS = {"ArrowLeft": (-1, 0), "ArrowRight": (1, 0), "ArrowUp": (0, -1), "Arro
 
 
 class Session:
-    """The state of one page and everything that draws it."""
+    """The state of one page and everything that draws it: the column of heads, and the page view that is shown."""
 
     def __init__(self, document: Document, run: RunData, state: ViewState, runs: list[Path]) -> None:
         self.document = document
         self.run = run
-        self.state = run.fitted(state)
         self.history = History()
         self.browser_dark = False
+        self._connected = False
+        self._push = False
         self.wire = Wire(name="wire")
         self.wire.on_change("act", self._on_act)
-        overview = OverviewView(run, self.dispatch)
-        self.overview = overview
-        self.views: list[View] = [
-            overview,
-            TableView(run, overview.source),
-            PatternView(run),
-            ProfileView(run),
-            NeuronsView(run),
-            CloudView(run),
-        ]
-        overview.root.tags = [self.wire]  # a model that no root refers to would not reach the browser
-        for view in self.views:
-            view.restyle(self.dark)
-            view.update(None, self.state)
+        self.desk = Desk(document, run, run.fitted(state), self._send)
+        self.desk.dispatch = self.dispatch
+        self.atlas = AtlasView(run, self.dispatch)
+        table = TableView(run, self.atlas.source)
+        self.rail: list[View] = [self.atlas, table]
+        self.pages = Pages(self.desk)
         document.theme = bokeh_theme(self.dark)
         document.config.update(reconnect_session=False, notify_connection_status=False)  # js/page.js starts again
-        with document.models.freeze():  # else every root walks all models once more
-            for view in self.views:
-                document.add_root(view.root)
+        places = {"atlas": holder("atlas"), "table": holder("table")}
+        places["atlas"].tags = [self.wire]  # a model that no root refers to would not reach the browser
+        with self.desk.batch():
+            for view in self.rail:
+                view.restyle(self.dark)
+                view.update(None, self.state)
+            self.pages.update(self.state, dark=self.dark)
+            places["atlas"].children, places["table"].children = [self.atlas.root], [table.root]
+            for root in (*places.values(), *self.pages.roots):
+                document.add_root(root)
         document.title = f"{facts(run)['model']} · attnengine"
         document.template = template("page.html")
-        document.template_variables.update(frame_variables(run, [path.name for path in runs], state.run))
-        self._show(push=False, head_changed=True)
+        document.template_variables.update(frame_variables(run, [path.name for path in runs], self.state))
+        for page in PAGES.values():
+            document.template_variables.update(page.frame(run))
+
+    @property
+    def state(self) -> ViewState:
+        """What is on the screen."""
+        return self.desk.state
 
     @property
     def dark(self) -> bool:
@@ -83,45 +84,40 @@ class Session:
         was_dark = self.dark
         if record:
             self.history.record(old)
-        self.state = new
-        with self._one_batch():
+        self.desk.state = new
+        self._push = push
+        with self.desk.batch():
             if self.dark != was_dark:
                 self._restyle()
-            for view in self.views:
+            for view in self.rail:
                 view.update(old, new)
-            self._show(push=push, head_changed=new.selected != old.selected)
-
-    @contextmanager
-    def _one_batch(self) -> Iterator[None]:
-        """Send all changes as one message, and look for new models once."""
-        self.document.hold("combine")
-        try:
-            with self.document.models.freeze():
-                yield
-        finally:
-            self.document.unhold()
+            self.pages.update(new, dark=self.dark)
+        self._push = False
 
     def _restyle(self) -> None:
         self.document.theme = bokeh_theme(self.dark)
-        for view in self.views:
+        for view in self.rail:
             view.restyle(self.dark)
+        self.pages.restyle(dark=self.dark)
 
-    def _show(self, *, push: bool, head_changed: bool) -> None:
-        statistic = self.run.statistics[self.state.statistic]
-        shown: dict[str, Any] = {
+    def _send(self, told: dict[str, Any]) -> None:
+        """Write what the frame shows; what views told goes along, until the page is known to be there: then once."""
+        notes = {name: note for view in self.rail for name, note in view.notes.items()} | self.pages.notes
+        left_out = url.left_out(self.state)
+        notes["link"] = f"too long for a link, left out of it: {', '.join(left_out)}" if left_out else ""
+        shown = {
             "query": url.encode(self.state),
-            "push": push,
+            "push": self._push,
             "state": {name: getattr(self.state, name) for name in self.state.__dataclass_fields__},
-            "formula": statistic.formula,
-            "paper": statistic.paper,
-            "notes": {name: note for view in self.views for name, note in view.notes.items()},
+            "notes": notes,
+            "told": told,
         }
-        if head_changed:
-            selected = self.state.selected
-            shown["head"] = None if selected is None else summary(self.run, *selected)
-        self.wire.shown = json.dumps(shown, ensure_ascii=False)
+        self.wire.shown = json.dumps(shown, ensure_ascii=False, allow_nan=False, default=vars)
+        if self._connected:
+            self.desk.forget_told()
 
     def _on_act(self, _attr: str, _old: str, new: str) -> None:
+        self._connected = True
         try:
             self._act(parse_act(new))
         except (ValueError, KeyError, TypeError) as error:
@@ -131,9 +127,13 @@ class Session:
             self.wire.shown = json.dumps({"error": str(error)})
 
     def _act(self, act: dict[str, Any]) -> None:
+        page, dot, _ = act["kind"].partition(".")
+        if dot:
+            self.pages.act(page, act)
+            return
         match act["kind"]:
-            case "choose":
-                self.dispatch(Choose(str(act["name"]), str(act["value"])))
+            case "change":
+                self.dispatch(Change(dict(act["values"])))
             case "clear":
                 self.dispatch(Clear())
             case "visit":
@@ -150,7 +150,7 @@ class Session:
                 raise ValueError(f"an act of the unknown kind {other!r}")
 
     def _move(self, dx: int, dy: int) -> None:
-        cells = self.overview.cells
+        cells = self.atlas.cells
         at = self.state.selected
         if at is None:
             first = min(cells, key=lambda head: (-cells[head][1], cells[head][0]))
@@ -163,5 +163,5 @@ class Session:
         was_dark = self.dark
         self.browser_dark = dark
         if self.dark != was_dark:
-            with self._one_batch():
+            with self.desk.batch():
                 self._restyle()

@@ -3,61 +3,89 @@
 Everything a person can do is an action; ``reduce(state, action)`` gives the next state. The state fits in a link
 (:mod:`attnengine_explorer.url`), so that a page can be sent to a colleague, reloaded and walked back.
 
-A later view adds its fields to :class:`ViewState`, their allowed values to :data:`CHOICES` and needs no other change
-here.
+A view adds its fields to :class:`ViewState`, each one line with its default, its kind (:mod:`.fields`) and, where that
+is shorter, its name in a link. That is all: :class:`Change` sets any of them, checked by their kinds.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
-THEMES = ("auto", "light", "dark")
+from attnengine_explorer.fields import (
+    Between,
+    Choice,
+    Column,
+    Filters,
+    Head,
+    Heads,
+    Index,
+    Kind,
+    Number,
+    OfType,
+    Text,
+)
 
-#: Fields with a closed list of values.
-CHOICES: dict[str, tuple[str, ...]] = {
-    "view": ("overview",),
-    "show": ("statistic", "pattern"),
-    "order": ("head", "value"),
-    "neuron_order": ("neuron", "value"),
-    "color_by": ("side", "position", "entropy"),
-    "theme": THEMES,
-}
-#: Fields that name a column of a table. Which columns exist is known only with a run (:meth:`ViewState.fitted`).
-COLUMNS = ("statistic", "neuron_statistic")
-COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}\Z")
-MAX_INDEX = 100_000
+T = TypeVar("T")
+#: The page views, in the order of their tabs and keys.
+PAGE_VIEWS = ("overview", "clouds", "cloud", "sentence")
+MAX_TEXT = 20_000
+MAX_SEARCH = 200
+
+
+def kept(default: T, kind: Kind, link: str = "") -> T:
+    """A field of the state: what it starts as, what it may hold, and what it is called in a link."""
+    return field(default=default, metadata={"kind": kind, "link": link})
 
 
 @dataclass(frozen=True)
 class ViewState:
-    """What is on the screen. ``site`` and ``head`` are both None or both set."""
+    """What is on the screen. ``site`` and ``head`` are both None or both set: the open head.
 
-    run: int = 0
-    view: str = "overview"
-    statistic: str = "entropy_normalized"
-    show: str = "statistic"
-    order: str = "head"
-    site: int | None = None
-    head: int | None = None
-    neuron_statistic: str = "score_variance_share"
-    neuron_order: str = "value"
-    color_by: str = "side"
-    theme: str = "auto"
+    ``heads`` is the chosen set of heads, ``filters`` which heads are not dimmed. ``document`` is a row of the table
+    ``documents``; ``token`` is a row of the table ``tokens``, the sample. ``text`` and ``text_b`` are what a person
+    typed. ``threshold`` is the weight below which no line is drawn. ``rail`` is the column of heads on the left.
+    """
+
+    run: int = kept(0, Index())
+    view: str = kept("overview", Choice(PAGE_VIEWS))
+    statistic: str = kept("entropy_normalized", Column(), "stat")
+    show: str = kept("statistic", Choice(("statistic", "pattern")))
+    order: str = kept("head", Choice(("head", "value")))
+    site: int | None = kept(None, Index(optional=True))
+    head: int | None = kept(None, Index(optional=True))
+    neuron_statistic: str = kept("score_variance_share", Column(), "neurons")
+    neuron_order: str = kept("value", Choice(("neuron", "value")), "sort")
+    color_by: str = kept("side", Choice(("side", "position", "entropy")), "color")
+    theme: str = kept("auto", Choice(("auto", "light", "dark")))
+    rail: str = kept("open", Choice(("open", "folded")))
+    heads: tuple[Head, ...] = kept((), Heads())
+    filters: tuple[OfType | Between, ...] = kept((), Filters())
+    document: int | None = kept(None, Index(optional=True, highest=10**9), "doc")
+    token: int | None = kept(None, Index(optional=True, highest=10**9))
+    text: str = kept("", Text(MAX_TEXT))
+    text_b: str = kept("", Text(MAX_TEXT), "b")
+    search: str = kept("", Text(MAX_SEARCH), "q")
+    search_mode: str = kept("exact", Choice(("exact", "prefix", "regex")), "match")
+    threshold: float = kept(0.0, Number(0, 1))
 
     @property
-    def selected(self) -> tuple[int, int] | None:
+    def selected(self) -> Head | None:
         """The (site, head) that is open, if one is."""
         return None if self.site is None or self.head is None else (self.site, self.head)
 
 
-@dataclass(frozen=True)
-class Choose:
-    """A control was set: one of :data:`CHOICES` or :data:`COLUMNS`."""
+#: What each field may hold, and what it is called in a link.
+KINDS: dict[str, Kind] = {f.name: f.metadata["kind"] for f in fields(ViewState)}
+LINK_NAMES: dict[str, str] = {f.name: f.metadata["link"] or f.name for f in fields(ViewState)}
 
-    name: str
-    value: str
+
+@dataclass(frozen=True)
+class Change:
+    """Fields were set to new values: ``Change({"view": "cloud", "token": 12})``. The run is another page's."""
+
+    values: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -69,8 +97,16 @@ class SelectHead:
 
 
 @dataclass(frozen=True)
+class ChooseHeads:
+    """Heads were lassoed or shift-clicked: they become the chosen set, join it, leave it, or change sides."""
+
+    heads: tuple[Head, ...]
+    how: str = "replace"
+
+
+@dataclass(frozen=True)
 class Clear:
-    """Esc: close the head."""
+    """Esc: the chosen heads go first, then the open head."""
 
 
 @dataclass(frozen=True)
@@ -80,33 +116,51 @@ class Visit:
     state: ViewState
 
 
-Action = Choose | SelectHead | Clear | Visit
+Action = Change | SelectHead | ChooseHeads | Clear | Visit
 
 
 def reduce(state: ViewState, action: Action) -> ViewState:
     """The next state. ValueError if the action asks for something that does not exist."""
     match action:
-        case Choose(name, value):
-            changes: dict[str, Any] = {name: checked(name, value)}
-            return replace(state, **changes)
+        case Change(values):
+            return changed_to(state, values)
         case SelectHead(site, head):
-            if not (0 <= site <= MAX_INDEX and 0 <= head <= MAX_INDEX):
-                raise ValueError(f"expected a site and a head from 0 to {MAX_INDEX}, got {site} and {head}")
-            return replace(state, site=site, head=head)
+            return changed_to(state, {"site": site, "head": head})
+        case ChooseHeads(heads, how):
+            return changed_to(state, {"heads": combined(state.heads, heads, how)})
         case Clear():
-            return replace(state, site=None, head=None)
+            return replace(state, heads=()) if state.heads else replace(state, site=None, head=None)
         case Visit(other):
             return other
     raise ValueError(f"unknown action {action!r}")
 
 
-def checked(name: str, value: str) -> str:
-    """``value`` if the field ``name`` may hold it, else ValueError."""
-    if name in COLUMNS and COLUMN_NAME.match(value):
-        return value
-    if value in CHOICES.get(name, ()):
-        return value
-    raise ValueError(f"{name!r} cannot be {value!r}")
+def changed_to(state: ViewState, values: Mapping[str, Any]) -> ViewState:
+    """``state`` with these fields set, each as its kind allows."""
+    unknown = [name for name in values if name not in KINDS or name == "run"]
+    if unknown:
+        raise ValueError(f"the state has no field {unknown[0]!r} to set")
+    new = replace(state, **{name: checked(name, value) for name, value in values.items()})
+    if (new.site is None) != (new.head is None):
+        raise ValueError("a head needs its site, and a site its head")
+    return new
+
+
+def checked(name: str, value: Any) -> Any:
+    """``value`` as the field ``name`` holds it, else ValueError."""
+    try:
+        return KINDS[name].check(value)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def combined(before: tuple[Head, ...], heads: tuple[Head, ...], how: str) -> tuple[Head, ...]:
+    """A set of heads after others replaced it, were added, subtracted or toggled."""
+    old, new = set(before), set(heads)
+    sets = {"replace": new, "add": old | new, "subtract": old - new, "toggle": old ^ new}
+    if how not in sets:
+        raise ValueError(f"expected one of {', '.join(sets)}, got {how!r}")
+    return tuple(sorted(sets[how]))
 
 
 @dataclass

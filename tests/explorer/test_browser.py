@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from attnengine_explorer.run_data import RunData
-from attnengine_explorer.views.overview import KEY_STATISTICS
+from attnengine_explorer.views.atlas import KEY_STATISTICS
 from tests.explorer.synthetic_run import HOSTILE
 
 pytestmark = pytest.mark.browser
@@ -188,6 +188,42 @@ def test_keys_move_clear_undo_and_help(open_page):
     page.clean()
 
 
+def test_views_are_tabs_and_keys_and_a_figure_is_made_when_its_view_is_first_shown(open_page):
+    page = open_page("bert_like", "?site=1&head=2")
+    drawn = "Bokeh.documents[0].get_model_by_name('place-single-cloud').children.length"
+    assert page.page.evaluate(drawn) == 0
+    page.page.click('[data-value="cloud"]')
+    page.until(f"location.search.includes('view=cloud') && {drawn} === 1")
+    page.idle()
+    assert page.page.locator('[data-view="cloud"]').is_visible()
+    assert not page.page.locator('[data-view="overview"]').is_visible()
+    assert page.page.locator("#heads").is_visible()
+    page.page.keyboard.press("h")
+    page.until("document.documentElement.dataset.rail === 'folded'")
+    assert not page.page.locator("#heads").is_visible()
+    page.page.keyboard.press("1")
+    page.until("!location.search.includes('view=')")
+    page.page.reload()
+    page.idle()
+    assert not page.page.locator("#heads").is_visible()
+    assert page.page.evaluate(drawn) == 0
+    page.page.click("#fold")
+    page.until("document.documentElement.dataset.rail === 'open'")
+    page.clean()
+
+
+def test_a_search_is_typed_after_the_slash_and_stands_in_the_link(open_page):
+    page = open_page("bert_like", "?view=clouds")
+    page.page.keyboard.press("/")
+    page.page.keyboard.type("cat & 1+1")
+    page.page.keyboard.press("Enter")
+    page.until("location.search.includes('q=cat+%26+1%2B1')")
+    page.page.reload()
+    page.idle()
+    assert page.page.input_value('[data-choice="search"]') == "cat & 1+1"
+    page.clean()
+
+
 def test_choosing_a_statistic_recolours_the_atlas_and_the_table(open_page, runs):
     page = open_page("bert_like")
     page.choose("statistic", "induction_mass")
@@ -263,7 +299,7 @@ def test_a_head_without_a_value_says_why_on_hover(open_page):
     texts = page.hover(*page.cell(3, 0))
     assert texts[0] == "decoder L0 cross H0"
     assert any("offsets have no meaning in cross-attention" in text for text in texts)
-    assert "10 of 38 heads" in page.page.inner_text("#overview")
+    assert "10 of 38 heads" in page.page.inner_text("#heads")
     page.clean()
 
 
@@ -322,8 +358,9 @@ def test_the_largest_click_stays_under_the_limit(open_page):
     ):
         page.idle()
         before = page.received
+        link = page.page.url
         act()
-        page.page.wait_for_timeout(300)
+        page.until(f"location.href !== {link!r}")
         page.idle()
         assert 0 < page.received - before < 500_000
 

@@ -29,13 +29,14 @@ def test_python_has_no_dangerous_construct(path):
     assert {why for pattern, why in PYTHON.items() if re.search(pattern, source)} == set()
 
 
-def test_the_page_script_sets_text_only():
-    source = (ROOM / "js" / "page.js").read_text(encoding="utf-8")
+@pytest.mark.parametrize("path", sorted((ROOM / "js").glob("*.js")), ids=lambda path: path.name)
+def test_the_page_script_sets_text_only(path):
+    source = path.read_text(encoding="utf-8")
     assert {why for pattern, why in SCRIPT.items() if re.search(pattern, source)} == set()
 
 
 def test_only_our_own_files_and_bokehs_markup_skip_escaping():
-    for template in (ROOM / "theme").glob("*.html"):
+    for template in (ROOM / "theme").rglob("*.html"):
         source = template.read_text(encoding="utf-8")
         assert set(re.findall(r"\{\{\s*([\w.]+)\s*\|\s*safe", source)) <= {"style", "script"}
         assert set(re.findall(r"\{\{\s*([\w.]+)\s*\|\s*with_nonce", source)) <= {"bokeh_css", "bokeh_js", "plot_script"}

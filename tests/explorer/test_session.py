@@ -12,7 +12,7 @@ from attnengine_explorer import url
 from attnengine_explorer.page import facts, parse_act, status, warnings
 from attnengine_explorer.run_data import RunData
 from attnengine_explorer.session import Session
-from attnengine_explorer.state import Choose, Clear, SelectHead, ViewState
+from attnengine_explorer.state import Change, Clear, SelectHead, ViewState
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def act(session: Session, **what) -> None:
 
 def test_the_atlas_holds_the_table_on_disk_for_every_statistic(session):
     for name in session.run.statistics:
-        session.dispatch(Choose("statistic", name))
+        session.dispatch(Change({"statistic": name}))
         expected = session.run.run.heads.sort_values(["site", "head"])
         assert np.array_equal(source(session, "heads").data["value"], expected[name], equal_nan=True)
         if f"{name}_se" in expected:
@@ -51,12 +51,12 @@ def test_the_atlas_holds_the_table_on_disk_for_every_statistic(session):
 
 
 def test_a_signed_statistic_has_a_symmetric_scale_and_another_palette(session):
-    sequential = session.overview.mapper.palette
-    session.dispatch(Choose("statistic", "score_mean"))
-    mapper = session.overview.mapper
+    sequential = session.atlas.mapper.palette
+    session.dispatch(Change({"statistic": "score_mean"}))
+    mapper = session.atlas.mapper
     assert mapper.low == -mapper.high
     assert mapper.palette != sequential
-    session.dispatch(Choose("statistic", "entropy"))
+    session.dispatch(Change({"statistic": "entropy"}))
     assert mapper.palette == sequential
 
 
@@ -64,14 +64,14 @@ def test_opening_a_head_fills_its_panels_and_the_link(session):
     session.dispatch(SelectHead(3, 7))
     assert shown(session)["query"] == "site=3&head=7"
     assert shown(session)["push"] is True
-    assert shown(session)["head"]["name"] == "L3H7"
+    assert shown(session)["told"]["head"]["name"] == "L3H7"
     assert np.array_equal(source(session, "pattern-source").data["image"][0], session.run.run.patterns[3, 7][::-1])
     assert sum(len(source(session, f"neurons-{side}").data["x"]) for side in ("above", "below")) == 16
     assert len(source(session, "profile-source").data["x"]) == 257
     assert len(source(session, "cloud-source").data["query_x"]) == 5000
     assert source(session, "heads").selected.indices == [3 * 12 + 7]
     session.dispatch(Clear())
-    assert shown(session)["head"] is None
+    assert shown(session)["told"]["head"] is None
     assert source(session, "heads").selected.indices == []
 
 
@@ -98,10 +98,41 @@ def test_a_step_is_one_batch_and_touches_only_what_changed(session):
     session.dispatch(SelectHead(0, 0))
     changes = []
     session.document.on_change(changes.append)
-    session.dispatch(Choose("color_by", "position"))
+    session.dispatch(Change({"color_by": "position"}))
     names = {getattr(change, "model", None) and change.model.name for change in changes if hasattr(change, "model")}
     assert not names & {"heads", "pattern", "profile", "neurons-above", "cloud-source"}
     assert "wire" in names
+
+
+def test_a_page_view_is_made_when_it_is_first_shown_and_drawn_only_while_it_is(session):
+    place = source(session, "place-single-cloud")
+    assert place.children == []
+    session.dispatch(SelectHead(0, 0))
+    overview = source(session, "pattern-source").data["image"][0]
+    session.dispatch(Change({"view": "cloud"}))
+    assert len(place.children) == 1
+    session.dispatch(SelectHead(1, 1))
+    assert source(session, "pattern-source").data["image"][0] is overview
+    session.dispatch(Change({"view": "overview"}))
+    assert np.array_equal(source(session, "pattern-source").data["image"][0], session.run.run.patterns[1, 1][::-1])
+
+
+def test_what_a_view_told_is_sent_until_the_page_is_there_and_then_once(session):
+    session.dispatch(SelectHead(0, 0))
+    with session.desk.batch():
+        session.desk.tell("job", 3)
+    assert shown(session)["told"]["head"]["name"] == "L0H0"
+    assert shown(session)["told"]["job"] == 3
+    act(session, kind="scheme", dark=False)
+    session.dispatch(Change({"order": "value"}))
+    session.dispatch(Change({"order": "head"}))
+    assert shown(session)["told"] == {}
+
+
+def test_a_link_keeps_only_the_heads_filters_and_rows_that_the_run_has(opened):
+    query = "heads=0:1.99~77:0&filters=entropy:0:1,nothing_such:0:1,type:induction&token=5000&doc=4"
+    page = open_page(opened["bert_like"], url.decode(query))
+    assert shown(page)["query"] == "heads=0:1&filters=entropy:0.0:1.0,type:induction&doc=4"
 
 
 def test_arrows_undo_and_redo_move_through_heads(session):
@@ -117,7 +148,7 @@ def test_arrows_undo_and_redo_move_through_heads(session):
 
 
 def test_arrows_follow_the_sorted_columns(session):
-    session.dispatch(Choose("order", "value"))
+    session.dispatch(Change({"order": "value"}))
     act(session, kind="key", key="ArrowRight")
     values = session.run.run.heads.query("site == 0").set_index("head").entropy_normalized
     assert session.state.selected == (0, values.idxmax())
@@ -133,8 +164,10 @@ def test_the_back_button_shows_the_old_state_and_writes_no_new_link(session):
 
 
 @pytest.mark.parametrize("text", [
-    "", "[]", "{}", '{"kind": 3}', '{"kind": "choose"}', '{"kind": "key", "key": "x"}', "[" * 9000, '{"kind": "steal"}',
-    '{"kind": "choose", "name": "__class__", "value": "x"}', '{"kind": "choose", "name": "statistic", "value": "<b>"}',
+    "", "[]", "{}", '{"kind": 3}', '{"kind": "change"}', '{"kind": "key", "key": "x"}', "[" * 9000, '{"kind": "steal"}',
+    '{"kind": "change", "values": {"__class__": "x"}}', '{"kind": "change", "values": {"statistic": "<b>"}}',
+    '{"kind": "change", "values": {"site": 1}}', '{"kind": "change", "values": {"run": 0}}', '{"kind": "x.y"}',
+    '{"kind": "change", "values": {"heads": [[0, {}]]}}', '{"kind": "change", "values": 3}', '{"kind": "overview.x"}',
 ])  # fmt: skip
 def test_a_hostile_act_changes_nothing(session, text):
     before = session.state
@@ -194,7 +227,7 @@ def test_a_core_run_offers_what_it_holds_and_says_what_it_was_made_without(opene
     assert sum(len(source(page, f"neurons-{side}").data["x"]) for side in ("above", "below")) == 16
     assert ("core", "statistics") in status(run)
     for name in run.neuron_statistics:
-        page.dispatch(Choose("neuron_statistic", name))
+        page.dispatch(Change({"neuron_statistic": name}))
         assert page.state.neuron_statistic == name
 
 
@@ -204,7 +237,7 @@ def test_dark_is_asked_for_or_follows_the_browser(session):
     act(session, kind="scheme", dark=True)
     assert session.dark is True
     assert axis.major_label_text_color != light
-    session.dispatch(Choose("theme", "light"))
+    session.dispatch(Change({"theme": "light"}))
     assert session.dark is False
     assert axis.major_label_text_color == light
 

@@ -1,68 +1,27 @@
-// The frame's side of the wire: sends what the person did, puts text in place (textContent only), keeps the link.
+// The frame: tabs, controls, keys, the link, dark and light, and what happens when the connection is lost.
 "use strict";
 (() => {
   const at = (id) => document.getElementById(id);
-  const query = matchMedia("(prefers-color-scheme: dark)");
-  let wire = null;
-  let count = 0;
+  const all = (selector) => document.querySelectorAll(selector);
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const root = document.documentElement;
+  const { send, change, on, element } = attnengine;
 
-  function send(act) {
-    if (wire !== null) wire.act = JSON.stringify({ ...act, n: (count += 1) }); // n makes a repeated act a change
-  }
-
-  function element(name, text, className) {
-    const made = document.createElement(name);
-    if (text !== undefined) made.textContent = text;
-    if (className) made.className = className;
-    return made;
-  }
-
-  function showHead(head) {
-    at("panel").toggleAttribute("data-empty", head === null);
-    if (head === null) return;
-    at("head-name").textContent = head.name;
-    at("head-facts").textContent = head.facts;
-    at("head-facts").title = head.module;
-    at("numbers").replaceChildren(...head.groups.map((group) => {
-      const section = element("section");
-      const table = element("table");
-      for (const row of group.rows) {
-        const line = table.insertRow();
-        line.title = row.formula;
-        line.append(element("td", row.title), element("td", row.value, row.null ? "null" : ""));
-      }
-      section.append(element("h3", group.name), table);
-      return section;
-    }));
-  }
-
-  function show(shown) {
-    at("message").textContent = shown.error ?? "";
-    if (shown.error !== undefined) return;
-    document.documentElement.dataset.theme = shown.state.theme;
-    for (const control of document.querySelectorAll("[data-choice]")) control.value = shown.state[control.dataset.choice];
-    for (const place of document.querySelectorAll("[data-note]")) place.textContent = shown.notes[place.dataset.note] ?? "";
-    at("formula").textContent = shown.formula;
-    at("paper").textContent = shown.paper;
-    if (shown.head !== undefined) showHead(shown.head);
-    const link = location.pathname + (shown.query ? "?" + shown.query : "");
-    if (link !== location.pathname + location.search) history[shown.push ? "pushState" : "replaceState"](null, "", link);
-  }
-
-  function connect(bokehDocument) {
-    wire = bokehDocument.get_model_by_name("wire");
-    const read = () => show(JSON.parse(wire.shown));
-    wire.properties.shown.change.connect(read);
-    read();
-    if (query.matches) send({ kind: "scheme", dark: true });
-    document.documentElement.dataset.ready = "";
-  }
+  on("state", (state) => {
+    Object.assign(root.dataset, { theme: state.theme, shown: state.view, rail: state.rail });
+    for (const section of all("[data-view]")) section.hidden = section.dataset.view !== state.view;
+    for (const control of all("[data-choice]")) if (control !== document.activeElement || control.localName === "select") control.value = state[control.dataset.choice];
+    for (const button of all("[data-set]")) button.ariaPressed = String(state[button.dataset.set] === button.dataset.value);
+  });
+  on("notes", (notes) => { for (const place of all("[data-note]")) place.textContent = notes[place.dataset.note] ?? ""; });
 
   function wait() {
     const bokehDocument = window.Bokeh?.documents[0];
     if (bokehDocument?.get_model_by_name("wire") == null) return void setTimeout(wait, 20);
-    connect(bokehDocument);
+    attnengine.connect(bokehDocument);
     bokehDocument.on_event("connection_lost", lost);
+    send({ kind: "scheme", dark: dark.matches }); // also says that the page is there
+    root.dataset.ready = "";
   }
 
   // Bokeh 3.9 cannot reconnect to a document that holds arrays; the link holds the state, so the page starts again.
@@ -75,7 +34,7 @@
   }
 
   function csv() {
-    const source = window.Bokeh.documents[0].get_model_by_name("heads");
+    const source = attnengine.model("heads");
     const statistic = document.querySelector('[data-choice="statistic"]').value;
     const columns = { head: "name", [statistic]: "value", [statistic + "_se"]: "se" };
     const read = (name) => Array.from(source.data[name], (value) => (Number.isNaN(value) ? "" : value));
@@ -94,32 +53,47 @@
     );
   }
 
+  const fold = () => change({ rail: root.dataset.rail === "open" ? "folded" : "open" });
+
+  function search() {
+    const box = [...all('[data-choice="search"]')].find((one) => one.offsetParent !== null);
+    box?.focus();
+    return box !== undefined;
+  }
+
   function key(event) {
-    const typing = event.target.closest?.("input, select, textarea, dialog");
+    const typing = event.target.closest?.("input, select, textarea, dialog, [contenteditable]");
     if (event.ctrlKey || event.metaKey || event.altKey || typing) return;
+    const tab = all('[data-set="view"]')[Number(event.key) - 1];
     if (event.key.startsWith("Arrow")) send({ kind: "key", key: event.key });
     else if (event.key === "Escape") send({ kind: "clear" });
     else if (event.key === "z") send({ kind: "undo" });
     else if (event.key === "Z") send({ kind: "redo" });
+    else if (event.key === "h") fold();
     else if (event.key === "?") at("help").showModal();
-    else return;
+    else if (tab !== undefined) tab.click();
+    else if (event.key !== "/" || !search()) return;
     event.preventDefault();
   }
 
-  for (const control of document.querySelectorAll("[data-choice]")) {
+  for (const control of all("[data-choice]")) {
     control.addEventListener("change", () => {
-      send({ kind: "choose", name: control.dataset.choice, value: control.value });
-      control.blur(); // arrows belong to heads again
+      change({ [control.dataset.choice]: control.value });
+      if (control.localName === "select") control.blur(); // arrows belong to heads again
     });
   }
-  for (const button of document.querySelectorAll("[data-act]")) {
+  for (const button of all("[data-set]")) {
+    button.addEventListener("click", () => change({ [button.dataset.set]: button.dataset.value }));
+  }
+  for (const button of all("[data-act]")) {
     button.addEventListener("click", () => send({ kind: button.dataset.act }));
   }
   at("help-button").addEventListener("click", () => at("help").showModal());
   at("csv").addEventListener("click", csv);
   at("link").addEventListener("click", copyLink);
+  at("fold").addEventListener("click", fold);
   addEventListener("keydown", key);
   addEventListener("popstate", () => send({ kind: "visit", query: location.search }));
-  query.addEventListener("change", () => send({ kind: "scheme", dark: query.matches }));
+  dark.addEventListener("change", () => send({ kind: "scheme", dark: dark.matches }));
   wait();
 })();

@@ -1,21 +1,23 @@
-"""What is drawn with Bokeh: each view is its sources, a ``root`` and ``update(old, new)``.
+"""What is drawn with Bokeh: each view is its sources, its figures and ``update(old, new)``.
 
 A view reads its numbers from the modules that know no Bokeh and changes only what a step of the state changed.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
 from bokeh.models import LayoutDOM
 
+from attnengine_explorer.desk import Desk
+from attnengine_explorer.run_data import RunData
 from attnengine_explorer.state import ViewState
 
 
 class View(Protocol):
     """One panel of the page. ``notes`` are short texts the frame shows beside it, by the id of their place."""
 
-    root: LayoutDOM
     notes: dict[str, str]
 
     def update(self, old: ViewState | None, new: ViewState) -> None:
@@ -23,6 +25,34 @@ class View(Protocol):
 
     def restyle(self, dark: bool) -> None:
         """Take on the colours of the light or dark theme."""
+
+
+class PageView:
+    """What fills one ``<section data-view>``: its views, and the figure of each of its ``PLACES``.
+
+    It is made when it is first shown, and its views are updated only while it is shown, with what they drew last as
+    ``old``. A subclass sets ``views`` and ``roots`` when it is made.
+    """
+
+    #: The places of its fragment theme/views/NAME.html; no two page views may share a name.
+    PLACES: ClassVar[tuple[str, ...]] = ()
+
+    views: Sequence[View]
+    roots: Mapping[str, LayoutDOM]
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.views = []
+        self.roots = {}
+
+    @staticmethod
+    def frame(_run: RunData) -> dict[str, Any]:
+        """The variables of its fragment."""
+        return {}
+
+    def act(self, act: dict[str, Any]) -> None:
+        """Do what its own part of the page's script asks for: an act whose kind begins with the view's name."""
+        raise ValueError(f"an act of the unknown kind {act['kind']!r}")
 
 
 def changed(old: ViewState | None, new: ViewState, *names: str) -> bool:

@@ -17,7 +17,7 @@ from attnengine_explorer.numbers import NONE
 from attnengine_explorer.run_data import RunData
 from attnengine_explorer.state import ViewState
 from attnengine_explorer.views import changed
-from attnengine_explorer.views.overview import KEY_STATISTICS
+from attnengine_explorer.views.atlas import KEY_STATISTICS
 
 _STYLE = """
 :host { font: 13px system-ui, sans-serif; font-variant-numeric: tabular-nums; }

@@ -11,7 +11,7 @@ from bokeh.plotting import figure
 from attnengine_explorer.atlas import columns_of, compose, fold_for, limits
 from attnengine_explorer.head_data import value_text
 from attnengine_explorer.run_data import RunData
-from attnengine_explorer.state import Action, Clear, SelectHead, ViewState
+from attnengine_explorer.state import Action, Change, SelectHead, ViewState
 from attnengine_explorer.theme.colours import SEQUENTIAL, diverging, look
 from attnengine_explorer.views import changed
 from attnengine_explorer.views.figures import hover, plain_figure, recolour, ticks
@@ -29,7 +29,7 @@ _PATTERN_TICKS = {0.0: "0", 0.5: "¼", 0.5**0.5: "½", 1.0: "max"}
 _CELL = 0.94
 
 
-class OverviewView:
+class AtlasView:
     """The atlas figure. ``source`` has one row per head and also feeds the table."""
 
     def __init__(self, run: RunData, dispatch: Callable[[Action], None]) -> None:
@@ -136,6 +136,7 @@ class OverviewView:
         self.mapper.update(low=low, high=high)
         recolour(self.mapper, diverging(self._dark) if statistic.signed else SEQUENTIAL, look(self._dark))
         missing = int(np.isnan(values).sum())
+        self.notes["formula"], self.notes["paper"] = statistic.formula, statistic.paper
         self.notes["missing"] = f"{missing} of {len(values)} heads have no value here (×)" if missing else ""
 
     def _move(self, new: ViewState) -> None:
@@ -181,7 +182,7 @@ class OverviewView:
 
     def _on_select(self, _attr: str, _old: list[int], new: list[int]) -> None:
         if not new:
-            self._dispatch(Clear())
+            self._dispatch(Change({"site": None, "head": None}))
             return
         if len(new) > 1:  # the table selects several with Shift; one head is open at a time
             self.source.selected.indices = new[-1:]

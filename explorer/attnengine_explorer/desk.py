@@ -1,0 +1,57 @@
+"""What a view has at hand: the run, the state, a way to act, and words for the page's script."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bokeh.document import Document
+
+from attnengine_explorer.run_data import RunData
+from attnengine_explorer.state import Action, ViewState
+
+
+class Desk:
+    """One per session. ``dispatch`` does what a person asked for; ``state`` is what is on the screen now.
+
+    ``tell(name, value)`` gives a JSON value to the page's script, where ``attnengine.on(name, …)`` receives it. Whoever
+    changes models or tells something outside of a view's ``update`` (a job that is done) does so within ``batch()``.
+    """
+
+    def __init__(self, document: Document, run: RunData, state: ViewState, send: Callable[[dict[str, Any]], None]):
+        self.document = document
+        self.run = run
+        self.state = state
+        self.dispatch: Callable[[Action], None] = _not_yet
+        self._send = send
+        self._told: dict[str, Any] = {}
+        self._open = False
+
+    def tell(self, name: str, value: Any) -> None:
+        """Say ``value`` (JSON) to the script's room ``name``, with the batch that is open."""
+        self._told[name] = value
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Send all changes within as one message, and look for new models once."""
+        if self._open:
+            yield
+            return
+        self._open = True
+        self.document.hold("combine")
+        try:
+            with self.document.models.freeze():
+                yield
+            self._send(self._told)
+        finally:
+            self._open = False
+            self.document.unhold()
+
+    def forget_told(self) -> None:
+        """What was told has arrived: a page that is there needs it once."""
+        self._told = {}
+
+
+def _not_yet(action: Action) -> None:
+    raise RuntimeError(f"{action!r} before the page was there")
