@@ -20,13 +20,14 @@ from attnengine.model.capture import Capture
 from attnengine.model.load import LoadedModel
 from attnengine.model.masks import DenseMaskError
 from attnengine.records import Site, head_name
-from attnengine.run import sampling, shards, types
+from attnengine.run import sampling, shards
 from attnengine.run.choice import Chosen, restricted
 from attnengine.run.prefetch import batches
 from attnengine.run.sampling import Sample
 from attnengine.run.threads import using_threads
 from attnengine.statistics.accumulate import PILOT_SUMS, Pilot, SiteSums
-from attnengine.statistics.row_values import own_sums, row_values
+from attnengine.statistics.row_pass import read_rows
+from attnengine.statistics.row_values import own_sums
 from attnengine_kernels import AttentionCall, Memory, TokenFacts, head_sums
 
 MASS_DEFECT_GATE = 1e-3  # above it, statistics and model used different masks (KERNELS.md section 4)
@@ -192,14 +193,14 @@ def run_batch(
         if len(rows):
             # Hundreds of small operations: on several threads each waits for all, ten times as long on a busy machine.
             with using_threads(1):
-                of_rows(site, call, restricted(call, heads))
+                of_rows(site, call)
 
-    def of_rows(site: Site, call: AttentionCall, mine: AttentionCall) -> None:
-        facts, one = streams_of(site, batch), sums[site.site]
-        values = row_values(mine, *facts, where, cross=site.kind == "cross")
-        sample.take(site.site, call, where, values)
-        one.add(own_sums(values), group[where[:, 0]], job.plan.n_groups)
-        types.add_rows(one, site, mine, facts, where, group, job.plan.n_groups, job.max_length)
+    def of_rows(site: Site, call: AttentionCall) -> None:
+        heads, facts, cross = job.chosen[site.site], streams_of(site, batch), site.kind == "cross"
+        found = read_rows(call, heads, *facts, where, cross=cross, max_length=job.max_length)
+        sample.take(site.site, call, where, found)
+        sums[site.site].add(own_sums(found.values), group[where[:, 0]], job.plan.n_groups)
+        sums[site.site].add(found.types, group[found.windows], job.plan.n_groups)
 
     capture.forward(batch.inputs, on_call)
     if len(rows):

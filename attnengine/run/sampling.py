@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,9 +10,9 @@ import torch
 from torch import Tensor
 
 from attnengine.corpus.plan import Plan
-from attnengine_kernels import AttentionCall, sampled_rows
+from attnengine.statistics.row_pass import SampledRows
+from attnengine_kernels import AttentionCall
 
-TOP_KEYS = 16
 ROW = "row."  # begins the names of row values, which become examples and are not kept as arrays
 FP16_LIMIT = 6e4  # larger magnitudes are stored in fp32
 
@@ -25,22 +24,18 @@ class Sample:
     rows: list[Tensor] = field(default_factory=list)  # rows of table ``tokens``, one tensor a batch
     pieces: dict[int, dict[str, list[Tensor]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
 
-    def take(self, site: int, call: AttentionCall, where: Tensor, values: Mapping[str, Tensor]) -> None:
-        """Gather the sampled tokens of one attention call; ``where`` (n, 2) int64 are (row of batch, position).
-
-        ``values`` (n, h) are what :mod:`attnengine.statistics.row_values` says of the same rows.
-        """
-        window, position = where[:, 0].to(call.query.device), where[:, 1].to(call.query.device)
-        weights, keys, entropy = sampled_rows(call, where.to(call.query.device), k=TOP_KEYS)
-        found = {
+    def take(self, site: int, call: AttentionCall, where: Tensor, found: SampledRows) -> None:
+        """Gather the sampled tokens of one attention call; ``where`` (n, 2) int64 are (row of batch, position)."""
+        window, position = where.to(call.query.device).unbind(1)
+        arrays = {
             "queries": call.query[window, :, position],  # (n, h, d)
             "keys": call.key[window, :, position],  # (n, hkv, d)
             "values": call.value[window, :, position],  # (n, hkv, dv)
-            "row_entropy": entropy,  # (n, h)
-            "top_keys": keys,  # (n, h, 16)
-            "top_weights": weights,  # (n, h, 16)
-        } | {ROW + name: value for name, value in values.items()}
-        for name, tensor in found.items():
+            "row_entropy": found.top.entropy,  # (n, h)
+            "top_keys": found.top.keys,  # (n, h, 16)
+            "top_weights": found.top.weights,  # (n, h, 16)
+        } | {ROW + name: value for name, value in found.values.items()}
+        for name, tensor in arrays.items():
             # A copy on the host: the model's tensors are freed when the layer returns.
             stored = tensor.to("cpu", torch.int32 if name == "top_keys" else torch.float32, copy=True)
             self.pieces[site][name].append(stored)

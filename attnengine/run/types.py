@@ -1,7 +1,7 @@
 """Head types and intervals, the tables derived from a run's sums with settings of their own.
 
-Types have sums of their own, added here while the run goes; every merge writes the tables, and those of a finished run
-can be made again, under other settings, from the sums in its shards.
+Types have sums of their own (:mod:`attnengine.statistics.type_sums`); every merge writes the tables, and those of a
+finished run can be made again, under other settings, from the sums in its shards.
 """
 
 from __future__ import annotations
@@ -11,12 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from attnengine import disk, store
 from attnengine.errors import RunFormatError
 from attnengine.opened import open_run
-from attnengine.records import Site
 from attnengine.run import shards
 from attnengine.run.choice import narrowed, renumbered
 from attnengine.run.planned import Planned, planned
@@ -24,28 +21,8 @@ from attnengine.run.progress import Reporter
 from attnengine.statistics.accumulate import SiteSums
 from attnengine.statistics.head_types import TypeSettings, types_table
 from attnengine.statistics.intervals import LEVEL, intervals_table
-from attnengine.statistics.type_sums import type_sums
-from attnengine_kernels import AttentionCall, TokenFacts
 
 PREFIX = "type_"  # of the grouped sums that the table is made from
-
-
-def add_rows(
-    sums: SiteSums,
-    site: Site,
-    call: AttentionCall,
-    facts: tuple[TokenFacts, TokenFacts],
-    where: Tensor,
-    group: Tensor,
-    n_groups: int,
-    max_length: int,
-) -> None:
-    """Add the sampled rows ``where`` (n, 2) int64 (row of batch, position) of one attention call to ``sums``.
-
-    ``facts`` are those of the queries' and the keys' stream, ``group`` (b,) int64 the group of each window.
-    """
-    windows, found = type_sums(call, *facts, where, cross=site.kind == "cross", max_length=max_length)
-    sums.add(found, group[windows], n_groups)
 
 
 def write_tables(

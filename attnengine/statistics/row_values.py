@@ -15,7 +15,7 @@ from torch import Tensor
 from attnengine.errors import PlanError
 from attnengine.statistics.own import OWN, PREFIX
 from attnengine.statistics.targets import token_targets
-from attnengine_kernels import AttentionCall, PatternRows, TokenFacts, pattern_rows
+from attnengine_kernels import PatternRows, TokenFacts, TopKeys
 
 PAIR = "pair"  # the weight of the row's heaviest key that is neither the first nor a special token
 PAIR_KEY, PAIR_TOKEN = "pair_key", "pair_token"  # where that key stands in the window, and which token it is
@@ -23,21 +23,16 @@ TOP_KEY = "top_key"  # where the row's heaviest key stands
 
 
 def row_values(
-    call: AttentionCall, queries: TokenFacts, keys: TokenFacts, rows: Tensor, *, cross: bool
+    part: PatternRows, top: TopKeys, queries: TokenFacts, keys: TokenFacts, *, cross: bool
 ) -> dict[str, Tensor]:
-    """Name -> (n, h) fp32 on the CPU of the sampled ``rows`` (n, 2) int64, (window of the batch, query).
+    """Name -> (n, h) fp32 of some sampled rows whose pattern and heaviest keys are ``part`` and ``top``.
 
     Statistics of ``heads`` that are means over rows, :data:`PAIR` with its key (fp32 holds indices up to 2^24), and
-    whatever :func:`attnengine.statistic` registered. Memory O(64 · h · k). Raises PlanError as :func:`own_values` does.
+    whatever :func:`attnengine.statistic` registered. Raises PlanError as :func:`own_values` does.
     """
-    parts: list[dict[str, Tensor]] = []
-    rows = rows.to(call.query.device)
-    with torch.no_grad():
-        for part in pattern_rows(call, rows):
-            found = _values(part, queries, keys, cross) | own_values(part, queries, keys)
-            counted = queries.counted[part.window, part.position] & part.visible.any(-1)
-            parts.append({name: x.masked_fill(~counted[:, None], torch.nan).float().cpu() for name, x in found.items()})
-    return {name: torch.cat([part[name] for part in parts]) for name in (parts[0] if parts else {})}
+    found = _values(part, top, queries, keys, cross) | own_values(part, queries, keys)
+    counted = queries.counted[part.window, part.position] & part.visible.any(-1)
+    return {name: value.float().masked_fill(~counted[:, None], torch.nan) for name, value in found.items()}
 
 
 def own_values(part: PatternRows, queries: TokenFacts, keys: TokenFacts) -> dict[str, Tensor]:
@@ -62,21 +57,19 @@ def own_sums(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def _values(part: PatternRows, queries: TokenFacts, keys: TokenFacts, cross: bool) -> dict[str, Tensor]:
-    p, visible = part.p, part.visible
+def _values(part: PatternRows, top: TopKeys, queries: TokenFacts, keys: TokenFacts, cross: bool) -> dict[str, Tensor]:
+    p, visible, entropy = part.p, part.visible, top.entropy
     total = p.sum(-1)  # (n, h): below 1 with a learned sink
-    share = p / total[..., None]
     seen = visible.sum(-1)[:, None]  # (n, 1)
-    entropy = torch.special.entr(share).sum(-1)
     out = {
         "entropy": entropy,
         "entropy_normalized": (entropy / seen.clamp(min=2).log()).masked_fill(seen < 2, torch.nan),
-        "p_max": share.amax(-1) if p.shape[-1] else total,
+        "p_max": top.weights[..., 0] / total,
+        TOP_KEY: top.keys[..., 0],
     }
     classes = {name: visible & (flags & keys.real)[part.window] for name, flags in keys.classes.items()}
     out |= {f"{name}_mass": _mass(p, target) for name, target in classes.items()}
     out |= _pair(part, keys, p)
-    out[TOP_KEY] = p.argmax(-1).to(p.dtype) if p.shape[-1] else total
     return out if cross else out | _by_place(part, queries, keys)
 
 
@@ -111,7 +104,7 @@ def _pair(part: PatternRows, keys: TokenFacts, p: Tensor) -> dict[str, Tensor]:
             outside &= ~keys.classes[name]
     outside = part.visible & outside[part.window]  # (n, k)
     masked = p.masked_fill(~outside[:, None], -1.0)
-    weight, key = masked.max(-1) if p.shape[-1] else (p.sum(-1) - 1, p.sum(-1).long())
+    weight, key = masked.max(-1)
     none = weight < 0
     token = torch.full_like(key, -1)
     if keys.token_id is not None:

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from attnengine.statistics.targets import token_targets
-from attnengine_kernels import AttentionCall, PatternRows, TokenFacts, pattern_rows
+from attnengine_kernels import PatternRows, TokenFacts
 from attnengine_kernels.sums import EXACT_OFFSETS, profile_edges
 
 Sums = dict[str, Tensor]
@@ -44,30 +44,15 @@ NO_LOG = -1e4  # log p of a hidden key, whose p is 0: finite, so that p log p is
 
 
 def type_sums(
-    call: AttentionCall, queries: TokenFacts, keys: TokenFacts, rows: Tensor, *, cross: bool, max_length: int
-) -> tuple[Tensor, Sums]:
-    """(windows (w,) int64, sums of this module's names, one row a window, fp64 on the CPU) of the sampled ``rows``.
-
-    ``rows`` (n, 2) int64 are (window of the batch, query), sorted; ``max_length`` fixes the offset bins. Memory is
-    O(256 · h · k). Raises ValueError for rows outside the call.
-    """
-    rows = rows.to(call.query.device)
-    rows = rows[queries.counted[rows[:, 0], rows[:, 1]]]
-    windows = torch.unique(rows[:, 0])  # (w,) ascending
-    total: Sums = {}
-    if not len(rows):
-        return windows.cpu(), total
-    with torch.no_grad():
-        for part in pattern_rows(call, rows):
-            for name, value in _part_sums(part, queries, keys, windows, cross, max_length).items():
-                total[name] = total[name] + value if name in total else value
-    return windows.cpu(), {name: value.cpu() for name, value in total.items()}
-
-
-def _part_sums(
-    part: PatternRows, queries: TokenFacts, keys: TokenFacts, windows: Tensor, cross: bool, max_length: int
+    part: PatternRows, queries: TokenFacts, keys: TokenFacts, windows: Tensor, *, cross: bool, max_length: int
 ) -> Sums:
-    """The sums of some rows, a row for each of ``windows``."""
+    """The sums of this module's names over some sampled rows, a row for each of ``windows`` (w,) int64, ascending.
+
+    fp64, on the rows' device; ``max_length`` fixes the offset bins.
+    """
+    windows = windows.to(part.window.device)
+    counted = queries.counted[part.window, part.position]
+    part = part._replace(visible=part.visible & counted[:, None])  # a row that only repeats sees nothing here
     position = queries.position[part.window, part.position]  # (n,)
     offset = position[:, None] - keys.position[part.window]  # (n, k); meaningless where a side has no position
     outside = part.visible & _outside(keys)[part.window]  # (n, k): visible, ∉ Z

@@ -11,7 +11,8 @@ import torch
 import attnengine as ae
 from attnengine.bundled import bundled_model
 from attnengine.errors import PlanError
-from attnengine.statistics.row_values import PAIR, PAIR_KEY, PAIR_TOKEN, is_example, row_values
+from attnengine.statistics.row_pass import read_rows
+from attnengine.statistics.row_values import PAIR, PAIR_KEY, PAIR_TOKEN, is_example
 from attnengine_kernels import reference
 from tests.kernels.oracles import make_facts, random_call
 from tests.kernels.test_paths import intervals
@@ -31,7 +32,7 @@ def test_their_mean_is_the_head_statistic_of_the_reference(mask: str, kind: str)
     queries = make_facts(B, L, left=2, right=3, images=kind == "images", seed=1)
     keys = make_facts(B, L, seed=2) if kind == "cross" else queries
     sums = reference.head_sums(call, queries, keys, cross=kind == "cross")
-    values = row_values(call, queries, keys, every_row(B, L), cross=kind == "cross")
+    values = read_rows(call, range(4), queries, keys, every_row(B, L), cross=kind == "cross", max_length=L).values
     compared = [name for name in values if is_example(name)]
     assert {"entropy", "entropy_normalized", "p_max", "first_mass", "special_mass"} <= set(compared)
     assert ("induction_mass" in compared) == (kind in ("text", "sink"))
@@ -47,7 +48,7 @@ def test_the_pair_is_the_heaviest_key_that_is_neither_first_nor_special() -> Non
     lo, hi = intervals("causal", L, L, B)
     call, facts = random_call(lo, hi, L, h=4, hkv=2, d=8, seed=5), make_facts(B, L, right=3, seed=4)
     rows, dense = every_row(B, L), reference.pattern(call)
-    values = row_values(call, facts, facts, rows, cross=False)
+    values = read_rows(call, range(4), facts, facts, rows, cross=False, max_length=L).values
     assert facts.token_id is not None
     seen = 0
     for n, (w, i) in enumerate(rows.tolist()):
