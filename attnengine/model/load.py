@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,6 +43,11 @@ class LoadedModel:
     modality: str  # "text" or "image"
     decoder_start_token_id: int | None  # None for models with one stack
     adapter: str | None = None  # the PEFT adapter that was merged in, as the user gave it
+
+    @property
+    def tokenizer_inputs(self) -> frozenset[str]:
+        """What the tokenizer gives and the model takes: input_ids, token_type_ids where it knows token types, …"""
+        return frozenset(inspect.signature(self.model.forward).parameters) & set(self.tokenizer.model_input_names)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but model and tokenizer, as JSON takes it."""
