@@ -113,7 +113,7 @@ def wrap_model(model: PreTrainedModel, reader: Any) -> LoadedModel:
     if kind == "text":
         _require_fast(reader)
     name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
-    return _loaded(tower, reader, name, None, _hash_state(tower), _start_token(tower, None))
+    return _loaded(tower, reader, name, None, hash_state(tower), _start_token(tower, None))
 
 
 def _loaded(
@@ -245,9 +245,15 @@ def _start_token(model: PreTrainedModel, folder: Path | None) -> int | None:
     return next((value for value in sources if isinstance(value, int)), None)
 
 
-def _hash_state(model: PreTrainedModel) -> str:
+def hash_state(model: PreTrainedModel, *, used: bool = False) -> str:
+    """SHA-256 over names, types, shapes and bytes of the sorted state dict: what identifies a model in memory.
+
+    ``used`` leaves out what no attention call depends on, which one class of a model has and another has not.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        if used and any(part in name for part in _UNUSED):
+            continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
