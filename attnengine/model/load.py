@@ -95,7 +95,7 @@ def load_model(
 def wrap_model(model: PreTrainedModel, reader: Any) -> LoadedModel:
     """A model in memory with its tokenizer or image processor; a headed model gives its base model, if it has one.
 
-    ``weights_sha256`` covers names, types, shapes and bytes of the sorted state dict. The model is neither
+    ``weights_sha256`` is :func:`hash_state`. The model is neither
     copied nor changed.
     Raises TypeError for something that is no transformers model, ModelError for what cannot be run.
     """
@@ -245,14 +245,14 @@ def _start_token(model: PreTrainedModel, folder: Path | None) -> int | None:
     return next((value for value in sources if isinstance(value, int)), None)
 
 
-def hash_state(model: PreTrainedModel, *, used: bool = False) -> str:
+def hash_state(model: PreTrainedModel) -> str:
     """SHA-256 over names, types, shapes and bytes of the sorted state dict: what identifies a model in memory.
 
-    ``used`` leaves out what no attention call depends on, which one class of a model has and another has not.
+    What no attention call depends on is left out: a pooler is there or not, and often random, as the class has it.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        if used and any(part in name for part in _UNUSED):
+        if any(part in name for part in _UNUSED):
             continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

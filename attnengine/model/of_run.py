@@ -36,18 +36,12 @@ def load_model_of(run: Run, device: str = "cpu") -> LoadedModel:
         )
     except AttnEngineError as error:
         raise ModelError(f"the run's model cannot be loaded here: {error}. {WITHOUT}") from error
-    if not _is_same(loaded, expected):
+    if expected not in (loaded.weights_sha256, hash_state(loaded.model)):  # the latter for a run of one in memory
         raise ModelError(
             f"{name} holds other weights now (SHA-256 {loaded.weights_sha256[:12]}…, the run was made with "
             f"{expected[:12]}…): put the old ones back, or make the run again. {WITHOUT}"
         )
     return loaded
-
-
-def _is_same(loaded: LoadedModel, expected: str) -> bool:
-    """Whether these are the weights; of a run of a model in memory the manifest has the hash of its state."""
-    model = loaded.model
-    return expected == loaded.weights_sha256 or expected in (hash_state(model), hash_state(model, used=True))
 
 
 def _text(known: dict[str, Any], name: str) -> str | None:
