@@ -85,11 +85,12 @@ class Capture:
 
 
 def find_sites(
-    model: PreTrainedModel, inputs: Mapping[str, Any], on_length: Callable[[int], None] | None = None
+    model: PreTrainedModel, inputs: Mapping[str, Any], on_call: OnCall = lambda _site, _call: None
 ) -> list[Site]:
     """The attention calls of one forward of ``model`` on (small) ``inputs``, in the order they are made.
 
-    ``on_length`` is told the number of queries of each call: how many tokens an image is, only the model knows.
+    ``on_call(site, call)`` runs inside the forward, as in :meth:`Capture.forward`: how many tokens an image is, only
+    the model knows.
     Raises UnsupportedModelError, with the reason, if there is none or one that cannot be captured faithfully.
     """
     sites: list[Site] = []
@@ -99,8 +100,7 @@ def find_sites(
         site = _site(model, len(sites), name, ordinal, call, asked, ranks)
         ranks[site.stack, site.kind] += 1
         sites.append(site)
-        if on_length is not None:
-            on_length(call.query.shape[2])
+        on_call(site, call)
 
     with running(model, NAME):
         _Forward(model, _module_names(model), receive).run(inputs)

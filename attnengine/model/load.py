@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,6 +43,11 @@ class LoadedModel:
     modality: str  # "text" or "image"
     decoder_start_token_id: int | None  # None for models with one stack
     adapter: str | None = None  # the PEFT adapter that was merged in, as the user gave it
+
+    @property
+    def tokenizer_inputs(self) -> frozenset[str]:
+        """What the tokenizer gives and the model takes: input_ids, token_type_ids where it knows token types, …"""
+        return frozenset(inspect.signature(self.model.forward).parameters) & set(self.tokenizer.model_input_names)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but model and tokenizer, as JSON takes it."""
@@ -89,7 +95,7 @@ def load_model(
 def wrap_model(model: PreTrainedModel, reader: Any) -> LoadedModel:
     """A model in memory with its tokenizer or image processor; a headed model gives its base model, if it has one.
 
-    ``weights_sha256`` covers names, types, shapes and bytes of the sorted state dict. The model is neither
+    ``weights_sha256`` is :func:`hash_state`. The model is neither
     copied nor changed.
     Raises TypeError for something that is no transformers model, ModelError for what cannot be run.
     """
@@ -107,7 +113,7 @@ def wrap_model(model: PreTrainedModel, reader: Any) -> LoadedModel:
     if kind == "text":
         _require_fast(reader)
     name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
-    return _loaded(tower, reader, name, None, _hash_state(tower), _start_token(tower, None))
+    return _loaded(tower, reader, name, None, hash_state(tower), _start_token(tower, None))
 
 
 def _loaded(
@@ -239,9 +245,15 @@ def _start_token(model: PreTrainedModel, folder: Path | None) -> int | None:
     return next((value for value in sources if isinstance(value, int)), None)
 
 
-def _hash_state(model: PreTrainedModel) -> str:
+def hash_state(model: PreTrainedModel) -> str:
+    """SHA-256 over names, types, shapes and bytes of the sorted state dict: what identifies a model in memory.
+
+    What no attention call depends on is left out: a pooler is there or not, and often random, as the class has it.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        if any(part in name for part in _UNUSED):
+            continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

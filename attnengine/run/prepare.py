@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import inspect
 import os
 import platform
 import time
@@ -101,7 +100,7 @@ def make_feed(loaded: LoadedModel, documents: Corpus, settings: RunSettings, dev
         stride=settings.stride,
         decoder_start=loaded.decoder_start_token_id if loaded.is_encoder_decoder else None,
         pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
-        model_inputs=frozenset(inspect.signature(loaded.model.forward).parameters) & set(tokenizer.model_input_names),
+        model_inputs=loaded.tokenizer_inputs,
         max_tokens=settings.max_tokens,
     )
 
@@ -111,7 +110,7 @@ def image_feed(loaded: LoadedModel, documents: Corpus, settings: RunSettings, de
     probe = ImageWindows(documents, loaded.tokenizer, grid=(1, 1), prefix=0)
     pixels = probe.pixels([0], device)
     seen: list[int] = []
-    find_sites(loaded.model, {"pixel_values": pixels}, on_length=seen.append)
+    find_sites(loaded.model, {"pixel_values": pixels}, lambda _site, call: seen.append(call.query.shape[2]))
     try:
         grid, prefix = patch_grid(loaded.model.config, (pixels.shape[-2], pixels.shape[-1]), seen[0])
     except ValueError as error:
