@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.explorer import synthetic_run
+from tests.explorer import cloud_runs, synthetic_run
 
 REPOSITORY = Path(__file__).parents[2]
 FLAGS = [
@@ -37,7 +37,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("runs")
     made = (
         synthetic_run.bert_like, synthetic_run.ragged, synthetic_run.thousand, synthetic_run.hostile,
-        synthetic_run.core,
+        synthetic_run.core, cloud_runs.clouds, cloud_runs.hostile_clouds, cloud_runs.solid, cloud_runs.patches,
     )  # fmt: skip
     return {make.__name__: make(folder / make.__name__) for make in made}
 
