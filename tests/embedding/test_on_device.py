@@ -123,7 +123,8 @@ def test_no_operation_of_the_compiled_layout_is_contracted_or_approximate(arch, 
     )  # fmt: skip
     stack, *operations = done.stdout.split()
     assert stack == "0"
-    assert {"div.rn.f32", "mul.f32"} <= set(operations)
+    assert "div.rn.f32" in operations
+    assert any(name.startswith("mul") and name.endswith("f32") for name in operations)
     assert not [name for name in operations if name.startswith(("fma", "div.full", "div.approx", "ex2", "lg2", "rcp"))]
 
 
