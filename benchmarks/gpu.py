@@ -8,6 +8,7 @@ it:
     kernels    every pass and its rivals over L = 512 … 32768 (`benchmarks/kernels.py`)
     run        whole forwards of GPT-2 small and Llama-3-8B shapes with random weights (`benchmarks/run.py`)
     long       one sequence of 131,072 tokens: every column, time and peak memory, twice for its bits
+    clouds     joint clouds of 144 × 20,000 and 1,024 × 50,000 points (`benchmarks/clouds.py`)
 
 `--only checks,kernels` runs some of them, so that a machine lent for minutes can take them one call at a time; results
 of the same day are added to the same file. Exit code 1 if a check fails, 2 without a CUDA device.
@@ -28,10 +29,10 @@ from typing import Any
 import torch
 
 from attnengine_kernels import Memory, head_sums
-from benchmarks import kernels, measure, run, verify
+from benchmarks import clouds, kernels, measure, run, verify
 from benchmarks.calls import CUDA_SHAPES, Shape, make_call
 
-PARTS = ("checks", "sanitizer", "kernels", "run", "long")
+PARTS = ("checks", "sanitizer", "kernels", "run", "long", "clouds")
 TOOLS = ("memcheck", "racecheck", "initcheck")
 LONG = Shape(1, 8, 2, 131072, 128)
 QUICK_LONG = Shape(1, 2, 1, 16384, 128)
@@ -92,6 +93,7 @@ def long_sequence(*, quick: bool) -> dict[str, Any]:
 
 RUNS: dict[str, Callable[..., dict[str, Any]]] = {
     "checks": checks, "sanitizer": sanitizer, "kernels": passes, "run": forwards, "long": long_sequence,
+    "clouds": clouds.clouds,
 }  # fmt: skip
 
 

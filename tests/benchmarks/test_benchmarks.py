@@ -10,7 +10,7 @@ import torch
 
 from attnengine_kernels import head_sums
 from attnengine_kernels.reference import pattern
-from benchmarks import gpu, kernels, parts, run, verify
+from benchmarks import clouds, gpu, kernels, parts, run, verify
 from benchmarks.calls import Shape, features_of, make_call
 from benchmarks.passes import chunked_statistics, floors, materialised, ours, work
 
@@ -129,3 +129,16 @@ def test_the_plot_shows_every_pass(tmp_path: Path) -> None:
 def test_the_gpu_benchmark_says_that_there_is_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.main([]) == 2
     assert "needs a CUDA device" in capsys.readouterr().err
+
+
+def test_clouds_are_timed_by_step_and_their_bits_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    on_cpu = lambda plans, _device: [clouds.lay_out(p.start, p.plan, p.descent) for p in plans]  # noqa: E731
+    monkeypatch.setattr(clouds, "lay_out_heads", on_cpu)
+    row = clouds.measured(clouds.Heads(2, 200), "cpu")
+    assert row["same_bits_alone"]
+    assert row["same_bits_as_cpu"]
+    assert all(seconds > 0 for seconds in row["seconds"].values())
+    assert row["total_s"] == pytest.approx(sum(row["seconds"].values()), abs=0.01)
+    monkeypatch.setattr(clouds, "lay_out_heads", lambda plans, device: [p + 1 for p in on_cpu(plans, device)])
+    assert not clouds.measured(clouds.Heads(1, 200), "cpu")["same_bits_as_cpu"]
