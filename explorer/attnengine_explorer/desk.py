@@ -8,22 +8,32 @@ from typing import Any
 
 from bokeh.document import Document
 
+from attnengine_explorer.heads_source import HeadsSource
 from attnengine_explorer.run_data import RunData
 from attnengine_explorer.state import Action, ViewState
 
 
 class Desk:
-    """One per session. ``dispatch`` does what a person asked for; ``state`` is what is on the screen now.
+    """One per session. ``dispatch`` does what a person asked for; ``state`` is what is on the screen now; ``heads`` is
+    the source of all heads.
 
     ``tell(name, value)`` gives a JSON value to the page's script, where ``attnengine.on(name, …)`` receives it. Whoever
     changes models or tells something outside of a view's ``update`` (a job that is done) does so within ``batch()``.
     """
 
-    def __init__(self, document: Document, run: RunData, state: ViewState, send: Callable[[dict[str, Any]], None]):
+    def __init__(
+        self,
+        document: Document,
+        run: RunData,
+        state: ViewState,
+        dispatch: Callable[[Action], None],
+        send: Callable[[dict[str, Any]], None],
+    ) -> None:
         self.document = document
         self.run = run
         self.state = state
-        self.dispatch: Callable[[Action], None] = _not_yet
+        self.dispatch = dispatch
+        self.heads = HeadsSource(run, dispatch)
         self._send = send
         self._told: dict[str, Any] = {}
         self._open = False
@@ -51,7 +61,3 @@ class Desk:
     def forget_told(self) -> None:
         """What was told has arrived: a page that is there needs it once."""
         self._told = {}
-
-
-def _not_yet(action: Action) -> None:
-    raise RuntimeError(f"{action!r} before the page was there")

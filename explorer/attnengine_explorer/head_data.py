@@ -58,12 +58,16 @@ def offset_axis(offset: np.ndarray) -> np.ndarray:
 
 
 def offset_ticks(low: float, high: float) -> dict[float, str]:
-    """Axis position → distance, for the powers of two between two axis positions."""
-    distances = [0, *(2**k for k in range(21))]
-    both = [(side * float(np.log2(1 + d)), d) for d in distances for side in ((-1, 1) if d else (1,))]
-    shown = {x: d for x, d in both if low - 0.2 <= x <= high + 0.2}
-    # Neighbours closer than one unit would touch: 1 and 2 stand 0.6 apart.
-    return {x: f"{d:,}" for x, d in shown.items() if d not in (2, 8, 32, 128, 512, 2048, 8192) or len(shown) < 10}
+    """Axis position → distance, for 0 and those powers of two that stand an eighth of the axis apart."""
+    apart = (high - low) / 8
+    shown: dict[float, str] = {0.0: "0"}
+    last = 0.0
+    for distance in (2**k for k in range(21)):
+        x = float(np.log2(1 + distance))
+        if x - last >= apart:
+            last = x
+            shown |= {side * x: f"{distance:,}" for side in (-1, 1)}
+    return {x: label for x, label in sorted(shown.items()) if low - 0.2 <= x <= high + 0.2}
 
 
 def profile(rows: pd.DataFrame) -> dict[str, Any]:

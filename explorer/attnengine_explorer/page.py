@@ -91,6 +91,7 @@ def frame_variables(run: RunData, runs: list[str], state: ViewState) -> dict[str
         "status": status(run),
         "warnings": warnings(run),
         "statistics": grouped(run.statistics),
+        "types": run.type_titles,
         "has_patterns": run.patterns is not None,
         "runs": runs,
         "current": state.run,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,12 +16,15 @@ import pandas as pd
 from attnengine.errors import RunFormatError
 from attnengine.opened import open_run
 from attnengine.records import Site, head_name
-from attnengine.statistics.catalogue import Statistic
+from attnengine.statistics.catalogue import TYPES, Statistic
 from attnengine.store import NOT_IN_CORE
 from attnengine_explorer import columns
 from attnengine_explorer.atlas import Grid, lay_out
 from attnengine_explorer.fields import OfType
 from attnengine_explorer.state import ViewState
+
+if TYPE_CHECKING:
+    from attnengine_explorer.similarity import HeadMap
 
 MAX_HEADS = 20_000
 _SITE_COLUMNS = tuple(Site.__dataclass_fields__)
@@ -39,6 +42,7 @@ class RunData:
         self.statistics = columns.of_heads(self.heads)
         if not self.statistics:
             raise RunFormatError(f"{path} has no statistic in heads.parquet; the run is damaged, make it again")
+        self._maps: dict[str, HeadMap | str] = {}
         self._positions: dict[str, dict[tuple[int, int], np.ndarray]] = {}
         self.grid: Grid = lay_out(list(self.sites.values()))
 
@@ -78,6 +82,28 @@ class RunData:
         return f"This run keeps no {drawn} of this head."
 
     @cached_property
+    def intervals(self) -> pd.DataFrame | None:
+        """The table ``intervals`` in the order of ``heads``, or None."""
+        table = self.table("intervals")
+        if table is None or not {"site", "head"} <= set(table.columns) or table.duplicated(["site", "head"]).any():
+            return None
+        return self.heads[["site", "head"]].merge(table, on=["site", "head"], how="left")
+
+    @cached_property
+    def types(self) -> list[frozenset[str]]:
+        """The types of each head, in the order of ``heads``; empty sets where the run has none."""
+        listed = self.heads["types"] if "types" in self.heads else [""] * len(self.heads)
+        return [
+            frozenset(filter(None, str(types).split(","))) if isinstance(types, str) else frozenset()
+            for types in listed
+        ]
+
+    @cached_property
+    def type_titles(self) -> dict[str, str]:
+        """Type → title, of the types that this run's heads were judged by."""
+        return {name: entry.title for name, entry in TYPES.items() if entry.name in self.heads}
+
+    @cached_property
     def neuron_statistics(self) -> dict[str, Statistic]:
         """The statistics of ``neurons``; empty if the table cannot be read."""
         table = self.table("neurons")
@@ -114,6 +140,14 @@ class RunData:
         fits = patterns.ndim == 4 and patterns.dtype.kind == "f" and patterns.shape[2] == patterns.shape[3] <= 256
         return patterns if fits else None
 
+    def head_map(self, by: str) -> HeadMap | str:
+        """The map of similar heads by "statistics", "patterns" or "profiles", made once; or why there is none."""
+        from attnengine_explorer.similarity import head_map
+
+        if by not in self._maps:
+            self._maps[by] = head_map(self, by)
+        return self._maps[by]
+
     def pattern(self, site: int, head: int) -> np.ndarray | None:
         """One head's mean pattern (query bin, key bin), None if the run has none for it."""
         patterns = self.patterns
@@ -128,6 +162,8 @@ class RunData:
         state = replace(
             state,
             statistic=_held(state.statistic, default.statistic, self.statistics),
+            x_statistic=_held(state.x_statistic, default.x_statistic, self.statistics),
+            y_statistic=_held(state.y_statistic, default.y_statistic, self.statistics),
             neuron_statistic=_held(state.neuron_statistic, default.neuron_statistic, self.neuron_statistics),
         )
         if state.selected is not None and state.selected not in self.index:

@@ -20,6 +20,7 @@ from attnengine_explorer.state import Action, Change, Clear, History, SelectHead
 from attnengine_explorer.theme.colours import bokeh_theme
 from attnengine_explorer.views import View
 from attnengine_explorer.views.atlas import AtlasView
+from attnengine_explorer.views.filters import FiltersView
 from attnengine_explorer.views.table import TableView
 
 log = logging.getLogger("attnengine.explorer")
@@ -38,11 +39,10 @@ class Session:
         self._push = False
         self.wire = Wire(name="wire")
         self.wire.on_change("act", self._on_act)
-        self.desk = Desk(document, run, run.fitted(state), self._send)
-        self.desk.dispatch = self.dispatch
-        self.atlas = AtlasView(run, self.dispatch)
-        table = TableView(run, self.atlas.source)
-        self.rail: list[View] = [self.atlas, table]
+        self.desk = Desk(document, run, run.fitted(state), self.dispatch, self._send)
+        self.atlas = AtlasView(run, self.desk.heads)
+        table = TableView(run, self.desk.heads)
+        self.rail: list[View] = [self.desk.heads, self.atlas, table, FiltersView(self.desk)]
         self.pages = Pages(self.desk)
         document.theme = bokeh_theme(self.dark)
         document.config.update(reconnect_session=False, notify_connection_status=False)  # js/page.js starts again
@@ -53,6 +53,7 @@ class Session:
                 view.restyle(self.dark)
                 view.update(None, self.state)
             self.pages.update(self.state, dark=self.dark)
+            self.desk.heads.finish()
             places["atlas"].children, places["table"].children = [self.atlas.root], [table.root]
             for root in (*places.values(), *self.pages.roots):
                 document.add_root(root)
@@ -92,6 +93,7 @@ class Session:
             for view in self.rail:
                 view.update(old, new)
             self.pages.update(new, dark=self.dark)
+            self.desk.heads.finish()
         self._push = False
 
     def _restyle(self) -> None:
@@ -99,6 +101,7 @@ class Session:
         for view in self.rail:
             view.restyle(self.dark)
         self.pages.restyle(dark=self.dark)
+        self.desk.heads.finish()
 
     def _send(self, told: dict[str, Any]) -> None:
         """Write what the frame shows; what views told goes along, until the page is known to be there: then once."""

@@ -46,6 +46,7 @@ class ViewState:
     ``heads`` is the chosen set of heads, ``filters`` which heads are not dimmed. ``document`` is a row of the table
     ``documents``; ``token`` is a row of the table ``tokens``, the sample. ``text`` and ``text_b`` are what a person
     typed. ``threshold`` is the weight below which no line is drawn. ``rail`` is the column of heads on the left.
+    ``facet`` says whether Overview shows the open head or compares all heads.
     """
 
     run: int = kept(0, Index())
@@ -58,6 +59,11 @@ class ViewState:
     neuron_statistic: str = kept("score_variance_share", Column(), "neurons")
     neuron_order: str = kept("value", Choice(("neuron", "value")), "sort")
     color_by: str = kept("side", Choice(("side", "position", "entropy")), "color")
+    facet: str = kept("head", Choice(("head", "heads")))
+    x_statistic: str = kept("entropy", Column(), "x")
+    y_statistic: str = kept("distance_mean", Column(), "y")
+    map_by: str = kept("statistics", Choice(("statistics", "patterns", "profiles")), "map")
+    example_of: str = kept("pair", Column(), "example")
     theme: str = kept("auto", Choice(("auto", "light", "dark")))
     rail: str = kept("open", Choice(("open", "folded")))
     heads: tuple[Head, ...] = kept((), Heads())
@@ -161,6 +167,11 @@ def combined(before: tuple[Head, ...], heads: tuple[Head, ...], how: str) -> tup
     if how not in sets:
         raise ValueError(f"expected one of {', '.join(sets)}, got {how!r}")
     return tuple(sorted(sets[how]))
+
+
+def changed(old: ViewState | None, new: ViewState, *names: str) -> bool:
+    """Whether one of these fields differs, or nothing was drawn before."""
+    return old is None or any(getattr(old, name) != getattr(new, name) for name in names)
 
 
 @dataclass

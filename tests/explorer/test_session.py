@@ -78,9 +78,17 @@ def test_opening_a_head_fills_its_panels_and_the_link(session):
 def test_clicking_a_cell_or_a_row_opens_its_head_and_clicking_nothing_closes_it(session):
     source(session, "heads").selected.indices = [25]
     assert session.state.selected == (2, 1)
-    source(session, "heads").selected.indices = [25, 26]  # Shift in the table
-    assert session.state.selected == (2, 2)
-    assert source(session, "heads").selected.indices == [26]
+    source(session, "heads").selected.indices = [25, 26]  # Shift: the open head and another are chosen
+    assert session.state.heads == ((2, 1), (2, 2))
+    source(session, "heads").selected.indices = [70]  # another head opens, the set stays
+    assert session.state.selected == (5, 10)
+    assert source(session, "heads").selected.indices == [25, 26]
+    marked = source(session, "marked").data
+    assert list(zip(marked["site"], marked["head"], strict=True)) == [(2, 1), (2, 2), (5, 10)]
+    assert np.array_equal(marked["x"], [1, 2, 10])
+    assert len(set(marked["ring"])) == 3
+    source(session, "heads").selected.indices = []
+    assert (session.state.heads, session.state.selected) == ((), (5, 10))
     source(session, "heads").selected.indices = []
     assert session.state.selected is None
 

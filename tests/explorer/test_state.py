@@ -6,7 +6,7 @@ from dataclasses import replace
 from urllib.parse import parse_qsl
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnengine_explorer import url
@@ -137,6 +137,7 @@ def test_an_impossible_action_is_refused(action):
         reduce(ViewState(), action)
 
 
+@settings(max_examples=20)
 @given(st.lists(states, min_size=1, max_size=6, unique=True))
 def test_undo_walks_back_to_the_start_and_redo_to_the_end(path):
     history = History()

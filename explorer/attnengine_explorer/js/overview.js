@@ -4,6 +4,15 @@
   const at = (id) => document.getElementById(id);
   const { element, on } = attnengine;
 
+  on("state", (state) => {
+    at("compare-facet").hidden = state.site !== null && state.facet === "head";
+    at("head").hidden = !at("compare-facet").hidden;
+    at("welcome").hidden = state.site !== null || state.heads.length > 0;
+    for (const button of at("panel").querySelectorAll(".facets [data-set]")) {
+      button.ariaSelected = String((button.id === "head-tab") === at("compare-facet").hidden);
+    }
+  });
+
   on("head", (head) => {
     at("panel").toggleAttribute("data-empty", head === null);
     if (head === null) return;

@@ -33,21 +33,34 @@ class Look:
     negative: str
     query: str
     key: str
+    page: str
 
 
 LIGHT = Look(
     ink="#33373d", faint="#6b7280", line="#c9cdd3", missing="#eceef1", cross="#9aa1ab", selected="#111827",
-    positive="#c26a12", negative="#6a4c9c", query=QUERY, key=KEY,
+    positive="#c26a12", negative="#6a4c9c", query=QUERY, key=KEY, page="#f6f7f8",
 )  # fmt: skip
 DARK = Look(
     ink="#d5d9df", faint="#979fab", line="#454b55", missing="#2a2e35", cross="#6d7581", selected="#ffffff",
-    positive="#ee9c4a", negative="#a78ddb", query="#3aa0dc", key="#f0853a",
+    positive="#ee9c4a", negative="#a78ddb", query="#3aa0dc", key="#f0853a", page="#15171b",
 )  # fmt: skip
 
 
 def look(dark: bool) -> Look:
     """The colours of the light or dark theme."""
     return DARK if dark else LIGHT
+
+
+#: For chosen heads, as many as can be told apart: Okabe–Ito without what queries and keys own, and a brown.
+HEAD_COLOURS = {False: ("#CC79A7", "#009E73", "#B57F00", "#8C6BB1", "#56B4E9", "#8C5A3C"),
+                True: ("#E59BC3", "#2FC798", "#F0C040", "#B39DDB", "#8FD0F5", "#C99A7C")}  # fmt: skip
+
+
+def head_colours(heads: tuple[tuple[int, int], ...], dark: bool) -> dict[tuple[int, int], str]:
+    """The colour of each chosen head in every view; those beyond the list share the neutral grey."""
+    colours = HEAD_COLOURS[dark]
+    rest = look(dark).faint
+    return {head: colours[i] if i < len(colours) else rest for i, head in enumerate(heads)}
 
 
 #: PuOr's two hues from a dark middle outwards: on a dark page the extremes must be the bright ones.

@@ -13,6 +13,7 @@ from bokeh.models import LayoutDOM
 from attnengine_explorer.desk import Desk
 from attnengine_explorer.run_data import RunData
 from attnengine_explorer.state import ViewState
+from attnengine_explorer.state import changed as changed
 
 
 class View(Protocol):
@@ -25,6 +26,12 @@ class View(Protocol):
 
     def restyle(self, dark: bool) -> None:
         """Take on the colours of the light or dark theme."""
+
+
+class FigureView(View, Protocol):
+    """A panel that is a figure."""
+
+    root: LayoutDOM
 
 
 class PageView:
@@ -53,8 +60,3 @@ class PageView:
     def act(self, act: dict[str, Any]) -> None:
         """Do what its own part of the page's script asks for: an act whose kind begins with the view's name."""
         raise ValueError(f"an act of the unknown kind {act['kind']!r}")
-
-
-def changed(old: ViewState | None, new: ViewState, *names: str) -> bool:
-    """Whether one of these fields differs, or nothing was drawn before."""
-    return old is None or any(getattr(old, name) != getattr(new, name) for name in names)

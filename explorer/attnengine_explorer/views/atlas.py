@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from bokeh.models import ColorBar, ColumnDataSource, LinearColorMapper, Range1d, Rect, TapTool
 from bokeh.plotting import figure
 
 from attnengine_explorer.atlas import columns_of, compose, fold_for, limits
 from attnengine_explorer.head_data import value_text
+from attnengine_explorer.heads_source import HeadsSource
 from attnengine_explorer.run_data import RunData
-from attnengine_explorer.state import Action, Change, SelectHead, ViewState
+from attnengine_explorer.state import ViewState
 from attnengine_explorer.theme.colours import SEQUENTIAL, diverging, look
 from attnengine_explorer.views import changed
 from attnengine_explorer.views.figures import hover, plain_figure, recolour, ticks
@@ -30,17 +29,20 @@ _CELL = 0.94
 
 
 class AtlasView:
-    """The atlas figure. ``source`` has one row per head and also feeds the table."""
+    """The atlas figure. It adds to the source of heads where each stands (x, y) and its ``value``, ``se`` and ``text``
+    of the statistic.
+    """
 
-    def __init__(self, run: RunData, dispatch: Callable[[Action], None]) -> None:
+    def __init__(self, run: RunData, heads: HeadsSource) -> None:
         self.run = run
+        self.heads = heads
         self.notes: dict[str, str] = {}
-        self._dispatch = dispatch
         self._dark = False
-        self.source = ColumnDataSource(data=self._fixed_columns(), name="heads")
-        self.source.selected.on_change("indices", self._on_select)
+        self.source = heads.source
+        self.source.data.update(self._fixed_columns())
+        self.veil = ColumnDataSource(data={"x": [], "y": []}, name="veil")
         self.missing = ColumnDataSource(data={"x": [], "y": []}, name="missing")
-        self.mapper = LinearColorMapper(palette=list(SEQUENTIAL), low=0, high=1)
+        self.mapper = heads.mapper
         self.images = ColumnDataSource(data={name: [] for name in ("image", "x", "y", "dw", "dh")}, name="thumbnails")
         self.picture_mapper = LinearColorMapper(palette=list(SEQUENTIAL), low=1, high=255, low_color="rgba(0, 0, 0, 0)")
         self.root = self._figure()
@@ -61,8 +63,8 @@ class AtlasView:
             self._move(new)
         if changed(old, new, "statistic", "order", "show"):
             self._show(new)
-        if changed(old, new, "site", "head"):
-            self.source.selected.indices = [] if new.selected is None else [self.run.index[new.selected]]
+        if changed(old, new, "statistic", "order", "filters"):
+            self.veil.data = {axis: self.source.data[axis][~self.heads.passing] for axis in ("x", "y")}
 
     def restyle(self, dark: bool) -> None:
         """Light or dark colours for cells, marks and the selection."""
@@ -71,15 +73,12 @@ class AtlasView:
         recolour(self.mapper, diverging(dark) if self.mapper.low == -self.mapper.high else SEQUENTIAL, colours)
         self.crosses.glyph.line_color = colours.cross
         self.rects.hover_glyph.line_color = colours.faint
-        self.rects.selection_glyph.line_color = colours.selected
+        self.veiled.glyph.fill_color = colours.page
 
     def _fixed_columns(self) -> dict[str, np.ndarray]:
         rows = self.run.rows
         nothing = np.full(len(rows), np.nan)
         columns: dict[str, np.ndarray] = {
-            "name": np.array([self.run.name(row["site"], row["head"]) for row in rows], dtype=object),
-            "site": np.array([row["site"] for row in rows], dtype=np.int32),
-            "head": np.array([row["head"] for row in rows], dtype=np.int32),
             **dict.fromkeys(("x", "y", "value", "se"), nothing),
             "title": np.full(len(rows), "", dtype=object),
             "text": np.full(len(rows), "", dtype=object),
@@ -105,11 +104,14 @@ class AtlasView:
             self.source,
             Rect(**style, line_color=None),
             hover_glyph=Rect(**style, line_width=2),
-            selection_glyph=Rect(**style, line_width=3),
+            selection_glyph=None,
             nonselection_glyph=None,
         )
+        self.veiled = plot.add_glyph(self.veil, Rect(x="x", y="y", width=1, height=1, line_color=None, fill_alpha=0.86))
         # A hatch would say it in the cells themselves, but a thousand hatched cells take the browser 15 s to redraw.
         self.crosses = plot.scatter("x", "y", source=self.missing, marker="x", size=9, line_width=1.2)
+        ring = {"x": "x", "y": "y", "width": _CELL, "height": _CELL, "line_color": "ring", "fill_color": None}
+        plot.add_glyph(self.heads.marked, Rect(**ring, line_width=3))
         labels = [(self.run.statistics[name].title, f"@key_{name}_text") for name in self.key_statistics]
         plot.add_tools(
             hover([self.rects], "@name", [("<b>@title</b>", "<b>@text</b>"), *labels]), TapTool(renderers=[self.rects])
@@ -154,7 +156,7 @@ class AtlasView:
             np.array([self.run.pattern(*head) is None for head in self.run.index]) if as_pattern else np.isnan(values)
         )
         self.missing.data = {axis: self.source.data[axis][missing] for axis in ("x", "y")}
-        for glyph in (self.rects.glyph, self.rects.hover_glyph, self.rects.selection_glyph):
+        for glyph in (self.rects.glyph, self.rects.hover_glyph):
             glyph.fill_alpha = 0.0 if as_pattern else 1.0
         self.images.data = self._pictures() if as_pattern else {name: [] for name in self.images.data}
         self.bar.color_mapper = (
@@ -179,14 +181,3 @@ class AtlasView:
             "dw": [grid.n_columns] * len(blocks),
             "dh": [len(block) for block in blocks],
         }
-
-    def _on_select(self, _attr: str, _old: list[int], new: list[int]) -> None:
-        if not new:
-            self._dispatch(Change({"site": None, "head": None}))
-            return
-        if len(new) > 1:  # the table selects several with Shift; one head is open at a time
-            self.source.selected.indices = new[-1:]
-            return
-        if 0 <= new[0] < len(self.run.rows):  # an index comes from the browser
-            row = self.run.rows[new[0]]
-            self._dispatch(SelectHead(int(row["site"]), int(row["head"])))

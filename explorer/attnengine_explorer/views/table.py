@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 from bokeh.models import (
+    AllIndices,
+    CDSView,
     CellFormatter,
-    ColumnDataSource,
     DataTable,
+    IndexFilter,
     InlineStyleSheet,
     NumberFormatter,
     ScientificFormatter,
     TableColumn,
 )
 
+from attnengine_explorer.heads_source import HeadsSource
 from attnengine_explorer.numbers import NONE
 from attnengine_explorer.run_data import RunData
 from attnengine_explorer.state import ViewState
@@ -50,13 +53,14 @@ def formatter(values: np.ndarray) -> CellFormatter:
 class TableView:
     """All heads with the chosen statistic, its standard error and a few others."""
 
-    def __init__(self, run: RunData, source: ColumnDataSource) -> None:
+    def __init__(self, run: RunData, heads: HeadsSource) -> None:
         self.run = run
-        self.source = source
+        self.heads = heads
+        self.source = source = heads.source
         self.notes: dict[str, str] = {}
         self.chosen = TableColumn(field="value", title="", width=150)
         self.error = TableColumn(field="se", title="± s.e.", width=66)
-        others = [
+        self.others = [
             TableColumn(
                 field=f"key_{name}",
                 title=heading,
@@ -69,11 +73,12 @@ class TableView:
         self.root = DataTable(
             name="table",
             source=source,
+            view=CDSView(filter=AllIndices()),
             columns=[
                 TableColumn(field="name", title="Head", width=150 if self._has_long_names else 90),
                 self.chosen,
                 self.error,
-                *others,
+                *self.others,
             ],
             index_position=None,
             reorderable=False,
@@ -88,12 +93,18 @@ class TableView:
         return max(len(name) for name in self.source.data["name"]) > 8
 
     def update(self, old: ViewState | None, new: ViewState) -> None:
-        """Another statistic gets another title and other decimals."""
+        """Another statistic gets another title and other decimals; filters leave heads out; a narrow place, columns."""
         if changed(old, new, "statistic"):
             statistic = self.run.statistics[new.statistic]
             unit = f" ({statistic.unit})" if statistic.unit not in ("", "share") else ""
             self.chosen.update(title=statistic.title + unit, formatter=formatter(np.asarray(self.source.data["value"])))
             self.error.formatter = formatter(np.asarray(self.source.data["se"]))
+        if changed(old, new, "filters"):
+            passing = self.heads.passing
+            self.root.view.filter = AllIndices() if passing.all() else IndexFilter(np.flatnonzero(passing).tolist())
+        if changed(old, new, "view"):
+            for column in (self.error, *self.others):
+                column.visible = new.view == "overview"
 
     def restyle(self, dark: bool) -> None:
         """Nothing: the style sheet above speaks in the page's own colour variables."""
