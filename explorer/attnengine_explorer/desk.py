@@ -9,11 +9,13 @@ from typing import Any
 from bokeh.document import Document
 
 from attnengine_explorer.run_data import RunData
+from attnengine_explorer.shelf import Shelf
 from attnengine_explorer.state import Action, ViewState
 
 
 class Desk:
-    """One per session. ``dispatch`` does what a person asked for; ``state`` is what is on the screen now.
+    """One per session. ``dispatch`` does what a person asked for; ``state`` is what is on the screen now; ``shelf`` has
+    its sentences and does what takes long.
 
     ``tell(name, value)`` gives a JSON value to the page's script, where ``attnengine.on(name, …)`` receives it. Whoever
     changes models or tells something outside of a view's ``update`` (a job that is done) does so within ``batch()``.
@@ -24,6 +26,7 @@ class Desk:
         self.run = run
         self.state = state
         self.dispatch: Callable[[Action], None] = _not_yet
+        self.shelf = Shelf(self)
         self._send = send
         self._told: dict[str, Any] = {}
         self._open = False
