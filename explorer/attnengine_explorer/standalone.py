@@ -59,7 +59,7 @@ class Page:
         finally:
             document.clear()  # a model belongs to one document: the same page may be asked for again
         places = {str(root.id): name for name, root in self.roots.items()}
-        scripts = [*(_read(f"js/{name}.js") for name in ("export", "standalone", self.script))]
+        scripts = [*(_read(f"js/{name}.js") for name in ("export", "alone/standalone", self.script))]
         made = template("standalone.html").render(
             kind=self.kind, title=self.title, caption=self.caption, mode=self.mode, lists=self.lists,
             bokeh=_packed_bokeh(), document=as_json({"documents": found, "item": item.to_json()}),

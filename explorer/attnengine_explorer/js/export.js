@@ -65,7 +65,7 @@ const exporting = (() => {
   }
 
   function svg(within, caption) {
-    const sheet = layout(within, caption), space = "http://www.w3.org/2000/svg";
+    const sheet = layout(within, caption), space = sheet.found[0].view.export("svg", false).canvas.namespaceURI;
     const make = (name, attributes, parent) => {
       const made = document.createElementNS(space, name);
       for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -106,7 +106,7 @@ const exporting = (() => {
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
   }
 
-  const fileName = (title, ending) => title.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-+|-+$/g, "").slice(0, 80) + "." + ending;
+  const fileName = (title, ending) => title.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 80).replace(/^-+|-+$/g, "") + "." + ending;
 
   /** Save what stands inside `within` as png, svg or csv. */
   async function save(kind, caption, title, within = document.body) {
@@ -114,5 +114,8 @@ const exporting = (() => {
     download(blob, fileName(title, kind));
   }
 
-  return { save, png, svg, csv, download, fileName };
+  /** A document as HTML that reads back as itself: texts and attributes stay what they are. */
+  const markup = (page) => page.documentElement.outerHTML;
+
+  return { save, png, svg, csv, markup, download, fileName };
 })();
