@@ -15,14 +15,16 @@ from attnengine import errors as errors
 
 if TYPE_CHECKING:
     from attnengine.front import analyze as analyze
+    from attnengine.notebook import neuron_view as neuron_view
     from attnengine.opened import Run as Run
     from attnengine.opened import open_run as open_run
     from attnengine.statistics.own import statistic as statistic
 
-__all__ = ["Run", "analyze", "errors", "open_run", "statistic"]
+__all__ = ["Run", "analyze", "errors", "neuron_view", "open_run", "statistic"]
 
 _HOMES = {
     "analyze": "attnengine.front",
+    "neuron_view": "attnengine.notebook",
     "open_run": "attnengine.opened",
     "Run": "attnengine.opened",
     "statistic": "attnengine.statistics.own",

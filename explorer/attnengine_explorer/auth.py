@@ -65,6 +65,11 @@ class TokenAuth(AuthProvider):
         return "holder"
 
 
+def may_look(auth: AuthProvider, handler: RequestHandler) -> bool:
+    """Whether a request for a file may be answered: with the token in its cookie, or where none is asked for."""
+    return same_origin(handler) and (not isinstance(auth, TokenAuth) or auth.holds(handler.get_cookie(COOKIE)))
+
+
 def same_origin(handler: RequestHandler) -> bool:
     """Whether a request with an Origin (a web socket) comes from our own page: cookies ignore the port, we do not."""
     origin = handler.request.headers.get("Origin")

@@ -10,12 +10,13 @@ from bokeh.document import Document
 
 from attnengine_explorer.heads_source import HeadsSource
 from attnengine_explorer.run_data import RunData
+from attnengine_explorer.shelf import Shelf
 from attnengine_explorer.state import Action, ViewState
 
 
 class Desk:
     """One per session. ``dispatch`` does what a person asked for; ``state`` is what is on the screen now; ``heads`` is
-    the source of all heads.
+    the source of all heads; ``shelf`` has the session's sentences and does what takes long.
 
     ``tell(name, value)`` gives a JSON value to the page's script, where ``attnengine.on(name, …)`` receives it. Whoever
     changes models or tells something outside of a view's ``update`` (a job that is done) does so within ``batch()``.
@@ -34,6 +35,7 @@ class Desk:
         self.state = state
         self.dispatch = dispatch
         self.heads = HeadsSource(run, dispatch)
+        self.shelf = Shelf(self)
         self._send = send
         self._told: dict[str, Any] = {}
         self._open = False

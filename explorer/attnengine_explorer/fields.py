@@ -130,6 +130,30 @@ class Number:
         return _number(text)
 
 
+Span = tuple[int, int]
+
+
+class Spans:
+    """A stretch of places (first, last + 1), or None; in a link ``10-40``."""
+
+    def check(self, value: Any) -> Span | None:
+        """Two whole numbers, the first less than the second."""
+        if value is None:
+            return None
+        first, last = map(Index().check, _listed(value, 2))
+        if first is None or last is None or not first < last:
+            raise ValueError(f"expected a first place and a later one, got {value!r}")
+        return first, last
+
+    def write(self, value: Any) -> str:
+        """With a dash between them."""
+        return "-".join(map(str, value))
+
+    def read(self, text: str) -> list[int]:
+        """Two numbers."""
+        return [Index().read(part) for part in text.split("-", 1)]
+
+
 class Heads:
     """A set of (site, head), sorted; in a link ``0:1.3.5-8~2:0``."""
 

@@ -111,6 +111,18 @@ def facts(run: RunData) -> dict[str, str]:
     }
 
 
+def caption(run: RunData, state: ViewState) -> str:
+    """What is on the screen, of which model, corpus and run: the line under every picture and table that is saved."""
+    told = facts(run)
+    head = "" if state.selected is None or state.selected not in run.index else run.name(*state.selected)
+    statistic = run.statistics[state.statistic].title
+    typed = " | ".join(text(part) for part in (state.text, state.text_b) if part)
+    return joined(
+        state.view.capitalize(), head, f"heads by {statistic.lower()}", f"“{typed}”" if typed else "",
+        f"{told['model']} on {told['corpus']}", f"run {text(run.manifest.get('run_hash'))[:12] or told['run']}",
+    )  # fmt: skip
+
+
 def status(run: RunData) -> list[tuple[str, str]]:
     """Counts and provenance, for the line at the bottom."""
     corpus = section(run, "corpus")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import pandas as pd
 from bokeh.core.validation import silence
 from bokeh.core.validation.warnings import EMPTY_LAYOUT
 from bokeh.models import Column
@@ -71,6 +72,10 @@ class Pages:
         for page in self._made.values():
             for view in page.views:
                 view.restyle(dark)
+
+    def table(self, state: ViewState) -> pd.DataFrame:
+        """What is chosen in the page view that is shown, for an export."""
+        return self._made[state.view].table(state)
 
     def act(self, name: str, act: dict[str, Any]) -> None:
         """Hand an act of the kind ``NAME.…`` to its page view, if that was made."""

@@ -21,6 +21,7 @@ from attnengine.store import NOT_IN_CORE
 from attnengine_explorer import columns
 from attnengine_explorer.atlas import Grid, lay_out
 from attnengine_explorer.fields import OfType
+from attnengine_explorer.sentence.studio import Studio
 from attnengine_explorer.state import ViewState
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ class RunData:
         self._maps: dict[str, HeadMap | str] = {}
         self._positions: dict[str, dict[tuple[int, int], np.ndarray]] = {}
         self.grid: Grid = lay_out(list(self.sites.values()))
+
+    @cached_property
+    def studio(self) -> Studio:
+        """Where sentences are put through the run's model; nothing is loaded before the first one."""
+        return Studio(self.run)
 
     @cached_property
     def nan_heads(self) -> frozenset[tuple[int, int]]:

@@ -14,6 +14,7 @@ import socket
 import webbrowser
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -32,7 +33,8 @@ from tornado.web import RequestHandler
 
 from attnengine.errors import AttnEngineError
 from attnengine_explorer import url
-from attnengine_explorer.auth import TokenAuth, is_loopback
+from attnengine_explorer.auth import TokenAuth, is_loopback, may_look
+from attnengine_explorer.exports import Download, Exports
 from attnengine_explorer.page import template
 from attnengine_explorer.run_data import RunData
 from attnengine_explorer.session import Session
@@ -81,6 +83,7 @@ class Explorer:
             raise ValueError(f"expected a token of at least {MIN_TOKEN} characters, got {len(token)}")
         if token is None and not is_loopback(host):
             token = secrets.token_urlsafe(32)
+        self.exports = Exports()
         self._socket = _bind(host, port)
         self.port = self._socket.getsockname()[1]
         shown_host = f"[{host}]" if ":" in host else host
@@ -94,7 +97,10 @@ class Explorer:
         application = _Tornado(
             {"/": Application(FunctionHandler(self._modify))},
             extra_websocket_origins=origins,
-            extra_patterns=[(r"/health", Health)],
+            extra_patterns=[
+                (r"/health", Health),
+                (r"/export/([\w-]+)/[^/]*", Download, {"exports": self.exports, "may_look": partial(may_look, auth)}),
+            ],
             auth_provider=auth,
             secret_key=secrets.token_bytes(32),
             sign_sessions=True,
@@ -124,7 +130,7 @@ class Explorer:
         state = state if state.run < len(self.runs) else replace(state, run=0)
         run = self.runs[state.run]
         try:
-            Session(document, run, state, [other.path for other in self.runs])
+            Session(document, run, state, [other.path for other in self.runs], self.exports)
         except AttnEngineError as error:
             log.exception("cannot show %s", run.path)
             document.clear()

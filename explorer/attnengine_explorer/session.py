@@ -13,7 +13,8 @@ from attnengine.errors import AttnEngineError
 from attnengine_explorer import url
 from attnengine_explorer.atlas import neighbour
 from attnengine_explorer.desk import Desk
-from attnengine_explorer.page import Wire, facts, frame_variables, parse_act, template
+from attnengine_explorer.exports import FORMATS, Exports, file_name, written
+from attnengine_explorer.page import Wire, caption, facts, frame_variables, parse_act, template
 from attnengine_explorer.pages import PAGES, Pages, holder
 from attnengine_explorer.run_data import RunData
 from attnengine_explorer.state import Action, Change, Clear, History, SelectHead, ViewState, Visit, reduce
@@ -30,8 +31,11 @@ _ARROWS = {"ArrowLeft": (-1, 0), "ArrowRight": (1, 0), "ArrowUp": (0, -1), "Arro
 class Session:
     """The state of one page and everything that draws it: the column of heads, and the page view that is shown."""
 
-    def __init__(self, document: Document, run: RunData, state: ViewState, runs: list[Path]) -> None:
+    def __init__(
+        self, document: Document, run: RunData, state: ViewState, runs: list[Path], exports: Exports | None = None
+    ) -> None:
         self.document = document
+        self.exports = exports or Exports()
         self.run = run
         self.history = History()
         self.browser_dark = False
@@ -108,6 +112,7 @@ class Session:
         notes = {name: note for view in self.rail for name, note in view.notes.items()} | self.pages.notes
         left_out = url.left_out(self.state)
         notes["link"] = f"too long for a link, left out of it: {', '.join(left_out)}" if left_out else ""
+        notes["caption"] = caption(self.run, self.state)
         shown = {
             "query": url.encode(self.state),
             "push": self._push,
@@ -149,6 +154,8 @@ class Session:
                 self.go(self.history.redo(self.state), record=False, push=True)
             case "scheme":
                 self._scheme(dark=act["dark"] is True)
+            case "export":
+                self._export(str(act["form"]))
             case other:
                 raise ValueError(f"an act of the unknown kind {other!r}")
 
@@ -160,6 +167,16 @@ class Session:
             self.dispatch(SelectHead(*first))
         else:
             self.dispatch(SelectHead(*neighbour(cells, at, dx, dy)))
+
+    def _export(self, form: str) -> None:
+        """Make the table of what is chosen in the page view that is shown, and tell the page where to fetch it."""
+        told = caption(self.run, self.state)
+        with self.desk.batch():
+            try:
+                content = written(self.pages.table(self.state), form, told)
+                self.desk.tell("download", self.exports.offer(file_name(told, form), content, FORMATS[form]))
+            except ValueError as problem:
+                self.desk.tell("refused", str(problem))
 
     def _scheme(self, *, dark: bool) -> None:
         """The browser prefers light or dark: only an automatic theme follows."""

@@ -24,12 +24,15 @@ from attnengine_explorer.fields import (
     Kind,
     Number,
     OfType,
+    Spans,
     Text,
 )
 
 T = TypeVar("T")
 #: The page views, in the order of their tabs and keys.
 PAGE_VIEWS = ("overview", "clouds", "cloud", "sentence")
+#: What the page view "sentence" shows of a sentence, in the order of its tabs.
+SHEETS = ("head", "model", "heatmap")
 MAX_TEXT = 20_000
 MAX_SEARCH = 200
 
@@ -47,6 +50,13 @@ class ViewState:
     ``documents``; ``token`` is a row of the table ``tokens``, the sample. ``text`` and ``text_b`` are what a person
     typed. ``threshold`` is the weight below which no line is drawn. ``rail`` is the column of heads on the left.
     ``facet`` says whether Overview shows the open head or compares all heads.
+
+    Of a sentence: ``second`` says what the second text is, the other half of a pair, a sentence of its own beside the
+    first, or what a decoder reads. ``doc_window`` is a window of the document, None that of the token. ``sheet`` is
+    what is shown, ``between`` the sentences that lines join, ``special`` whether special tokens answer, ``picks``
+    whether a click on a head adds it or picks it, ``pin`` the token that was clicked, on the side ``pin_side``.
+    ``query_span`` and ``key_span`` are the part of a long text whose lines are drawn, ``part`` whether the model view
+    has all heads or the chosen ones. ``overlay`` "sentence" shows the sentence's tokens in the head's cloud.
     """
 
     run: int = kept(0, Index())
@@ -75,6 +85,18 @@ class ViewState:
     search: str = kept("", Text(MAX_SEARCH), "q")
     search_mode: str = kept("exact", Choice(("exact", "prefix", "regex")), "match")
     threshold: float = kept(0.0, Number(0, 1))
+    second: str = kept("pair", Choice(("pair", "beside", "decoder")))
+    doc_window: int | None = kept(None, Index(optional=True), "w")
+    sheet: str = kept("head", Choice(SHEETS))
+    between: str = kept("all", Choice(("all", "aa", "ab", "ba", "bb")))
+    special: str = kept("shown", Choice(("shown", "hidden")))
+    picks: str = kept("many", Choice(("many", "one")))
+    pin_side: str = kept("query", Choice(("query", "key")), "side")
+    pin: int | None = kept(None, Index(optional=True))
+    query_span: tuple[int, int] | None = kept(None, Spans(), "rows")
+    key_span: tuple[int, int] | None = kept(None, Spans(), "cols")
+    part: str = kept("all", Choice(("all", "chosen")))
+    overlay: str = kept("none", Choice(("none", "sentence")))
 
     @property
     def selected(self) -> Head | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
+import pandas as pd
 from bokeh.models import LayoutDOM
 
 from attnengine_explorer.desk import Desk
@@ -56,6 +57,12 @@ class PageView:
     def frame(_run: RunData) -> dict[str, Any]:
         """The variables of its fragment."""
         return {}
+
+    def table(self, state: ViewState) -> pd.DataFrame:
+        """What is chosen here, as a table to save: by default the chosen heads with all their statistics, else all."""
+        heads = self.desk.run.heads
+        chosen = [self.desk.run.index[head] for head in state.heads if head in self.desk.run.index]
+        return heads.iloc[chosen] if chosen else heads
 
     def act(self, act: dict[str, Any]) -> None:
         """Do what its own part of the page's script asks for: an act whose kind begins with the view's name."""

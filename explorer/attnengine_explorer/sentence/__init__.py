@@ -1,0 +1,1 @@
+"""The numbers of a live sentence as its pictures need them. Knows arrays and records, neither Bokeh nor torch."""

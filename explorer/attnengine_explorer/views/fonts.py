@@ -1,0 +1,3 @@
+"""Fonts of what is drawn on canvas, where the style sheet does not reach."""
+
+MONO = "ui-monospace, 'SF Mono', Menlo, Consolas, 'DejaVu Sans Mono', monospace"
