@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,9 @@ from attnengine_explorer import columns
 from attnengine_explorer.atlas import Grid, lay_out
 from attnengine_explorer.fields import OfType
 from attnengine_explorer.state import ViewState
+
+if TYPE_CHECKING:
+    from attnengine_explorer.points.heads import HeadClouds
 
 MAX_HEADS = 20_000
 _SITE_COLUMNS = tuple(Site.__dataclass_fields__)
@@ -121,6 +124,13 @@ class RunData:
             return None
         pattern = np.asarray(patterns[site, head], dtype=np.float32)
         return pattern if np.isfinite(pattern).any() else None
+
+    @cached_property
+    def clouds(self) -> HeadClouds:
+        """What views of clouds read, loaded when the first of them is shown."""
+        from attnengine_explorer.points.heads import HeadClouds
+
+        return HeadClouds(self)
 
     def fitted(self, state: ViewState) -> ViewState:
         """``state`` with what this run does not have replaced: a link may have been made on another run."""

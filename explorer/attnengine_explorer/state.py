@@ -26,6 +26,8 @@ from attnengine_explorer.fields import (
     OfType,
     Text,
 )
+from attnengine_explorer.points.lasso import LassoText
+from attnengine_explorer.points.names import COLOUR_BY, LABELS, PROJECTIONS, SIZES
 
 T = TypeVar("T")
 #: The page views, in the order of their tabs and keys.
@@ -46,6 +48,8 @@ class ViewState:
     ``heads`` is the chosen set of heads, ``filters`` which heads are not dimmed. ``document`` is a row of the table
     ``documents``; ``token`` is a row of the table ``tokens``, the sample. ``text`` and ``text_b`` are what a person
     typed. ``threshold`` is the weight below which no line is drawn. ``rail`` is the column of heads on the left.
+    ``point_side`` says which of the two points of ``token`` is picked in clouds, ``lasso`` which points are selected
+    (points/lasso.py); ``yaw`` and ``pitch`` turn a cloud of three ``dims``, in degrees.
     """
 
     run: int = kept(0, Index())
@@ -57,7 +61,7 @@ class ViewState:
     head: int | None = kept(None, Index(optional=True))
     neuron_statistic: str = kept("score_variance_share", Column(), "neurons")
     neuron_order: str = kept("value", Choice(("neuron", "value")), "sort")
-    color_by: str = kept("side", Choice(("side", "position", "entropy")), "color")
+    color_by: str = kept("side", Choice(tuple(COLOUR_BY)), "color")
     theme: str = kept("auto", Choice(("auto", "light", "dark")))
     rail: str = kept("open", Choice(("open", "folded")))
     heads: tuple[Head, ...] = kept((), Heads())
@@ -69,6 +73,14 @@ class ViewState:
     search: str = kept("", Text(MAX_SEARCH), "q")
     search_mode: str = kept("exact", Choice(("exact", "prefix", "regex")), "match")
     threshold: float = kept(0.0, Number(0, 1))
+    point_side: str = kept("query", Choice(("query", "key")), "side")
+    projection: str = kept("layout", Choice(PROJECTIONS))
+    dims: str = kept("2", Choice(("2", "3")))
+    yaw: int = kept(30, Index(highest=359))
+    pitch: int = kept(20, Index(highest=359))
+    size_by: str = kept("same", Choice(tuple(SIZES)), "size")
+    labels: str = kept("clusters", Choice(tuple(LABELS)))
+    lasso: str = kept("", LassoText())
 
     @property
     def selected(self) -> Head | None:
