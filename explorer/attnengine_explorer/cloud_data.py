@@ -17,12 +17,11 @@ import pandas as pd
 
 from attnengine.embedding.init import principal_axes
 from attnengine.errors import EmbeddingError, RunFormatError
+from attnengine_explorer.points.wording import visible
 from attnengine_explorer.run_data import RunData
 
 #: Both sides together; beyond it a fixed, evenly spaced part of the sampled tokens is drawn.
 MAX_POINTS = 10_000
-SPACE, NEWLINE, TAB = "␣", "↵", "⇥"
-MAX_TOKEN = 40
 
 
 @dataclass(frozen=True)
@@ -125,14 +124,6 @@ def _entropy(run: RunData, site: int, head: int, n: int) -> np.ndarray:
         return np.full(n, np.nan, dtype=np.float32)
     fits = entropy.ndim == 2 and len(entropy) == n and head < entropy.shape[1]
     return np.asarray(entropy[:, head], dtype=np.float32) if fits else np.full(n, np.nan, dtype=np.float32)
-
-
-def visible(text: object) -> str:
-    """A token's text with its spaces and line breaks made visible; long ones are cut."""
-    if not isinstance(text, str):
-        return "(text not kept)"
-    shown = text.replace(" ", SPACE).replace("\n", NEWLINE).replace("\r", NEWLINE).replace("\t", TAB)
-    return shown if len(shown) <= MAX_TOKEN else shown[: MAX_TOKEN - 1] + "…"
 
 
 def token_columns(run: RunData) -> dict[str, np.ndarray]:

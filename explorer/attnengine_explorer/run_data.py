@@ -25,6 +25,7 @@ from attnengine_explorer.sentence.studio import Studio
 from attnengine_explorer.state import ViewState
 
 if TYPE_CHECKING:
+    from attnengine_explorer.points.heads import HeadClouds
     from attnengine_explorer.similarity import HeadMap
 
 MAX_HEADS = 20_000
@@ -161,6 +162,13 @@ class RunData:
             return None
         pattern = np.asarray(patterns[site, head], dtype=np.float32)
         return pattern if np.isfinite(pattern).any() else None
+
+    @cached_property
+    def clouds(self) -> HeadClouds:
+        """What views of clouds read, loaded when the first of them is shown."""
+        from attnengine_explorer.points.heads import HeadClouds
+
+        return HeadClouds(self)
 
     def fitted(self, state: ViewState) -> ViewState:
         """``state`` with what this run does not have replaced: a link may have been made on another run."""

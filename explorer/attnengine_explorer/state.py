@@ -27,6 +27,8 @@ from attnengine_explorer.fields import (
     Spans,
     Text,
 )
+from attnengine_explorer.points.lasso import LassoText
+from attnengine_explorer.points.names import COLOUR_BY, LABELS, PROJECTIONS, SIZES
 
 T = TypeVar("T")
 #: The page views, in the order of their tabs and keys.
@@ -57,6 +59,9 @@ class ViewState:
     whether a click on a head adds it or picks it, ``pin`` the token that was clicked, on the side ``pin_side``.
     ``query_span`` and ``key_span`` are the part of a long text whose lines are drawn, ``part`` whether the model view
     has all heads or the chosen ones. ``overlay`` "sentence" shows the sentence's tokens in the head's cloud.
+
+    ``point_side`` says which of the two points of ``token`` is picked in clouds, ``lasso`` which points are selected
+    (points/lasso.py); ``yaw`` and ``pitch`` turn a cloud of three ``dims``, in degrees.
     """
 
     run: int = kept(0, Index())
@@ -68,7 +73,7 @@ class ViewState:
     head: int | None = kept(None, Index(optional=True))
     neuron_statistic: str = kept("score_variance_share", Column(), "neurons")
     neuron_order: str = kept("value", Choice(("neuron", "value")), "sort")
-    color_by: str = kept("side", Choice(("side", "position", "entropy")), "color")
+    color_by: str = kept("side", Choice(tuple(COLOUR_BY)), "color")
     facet: str = kept("head", Choice(("head", "heads")))
     x_statistic: str = kept("entropy", Column(), "x")
     y_statistic: str = kept("distance_mean", Column(), "y")
@@ -91,12 +96,20 @@ class ViewState:
     between: str = kept("all", Choice(("all", "aa", "ab", "ba", "bb")))
     special: str = kept("shown", Choice(("shown", "hidden")))
     picks: str = kept("many", Choice(("many", "one")))
-    pin_side: str = kept("query", Choice(("query", "key")), "side")
+    pin_side: str = kept("query", Choice(("query", "key")), "pinned")
     pin: int | None = kept(None, Index(optional=True))
     query_span: tuple[int, int] | None = kept(None, Spans(), "rows")
     key_span: tuple[int, int] | None = kept(None, Spans(), "cols")
     part: str = kept("all", Choice(("all", "chosen")))
     overlay: str = kept("none", Choice(("none", "sentence")))
+    point_side: str = kept("query", Choice(("query", "key")), "side")
+    projection: str = kept("layout", Choice(PROJECTIONS))
+    dims: str = kept("2", Choice(("2", "3")))
+    yaw: int = kept(30, Index(highest=359))
+    pitch: int = kept(20, Index(highest=359))
+    size_by: str = kept("same", Choice(tuple(SIZES)), "size")
+    labels: str = kept("clusters", Choice(tuple(LABELS)))
+    lasso: str = kept("", LassoText())
 
     @property
     def selected(self) -> Head | None:

@@ -19,7 +19,7 @@ MAX_LINKED_TEXT = 2_000
 #: What may be left out, and what the page calls it.
 _LONG = {
     "text_b": "the second text", "text": "the text", "search": "the search", "heads": "the chosen heads",
-    "filters": "the filters",
+    "filters": "the filters", "lasso": "the lasso",
 }  # fmt: skip
 _FIELDS = {link: name for name, link in LINK_NAMES.items()}
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from attnengine.embedding.init import principal_axes
 from attnengine.errors import RunFormatError
-from attnengine_explorer.cloud_data import MAX_POINTS, cloud, drawn_rows, token_columns, visible
+from attnengine_explorer.cloud_data import MAX_POINTS, cloud, drawn_rows, token_columns
 from attnengine_explorer.head_data import neurons, offset_axis, offset_ticks, profile, summary, value_text
+from attnengine_explorer.points.wording import visible
 from attnengine_explorer.run_data import RunData
 from attnengine_explorer.state import ViewState
 

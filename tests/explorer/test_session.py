@@ -196,7 +196,7 @@ def test_an_index_the_browser_invents_opens_nothing(session):
 def test_every_run_opens_in_every_state(opened, name, show):
     run = opened[name]
     last = list(run.index)[-1]
-    for color in ("side", "position", "entropy"):
+    for color in ("side", "position", "entropy", "norm"):
         state = ViewState(show=show, order="value", site=last[0], head=last[1], color_by=color, theme="dark")
         page = open_page(run, state)
         assert page.state == state

@@ -6,25 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attnengine_explorer.points.heads import HeadClouds, documents
+from attnengine_explorer.points.heads import HeadClouds
+from attnengine_explorer.points.names import COLOUR_BY
 from attnengine_explorer.points.raster import LEVELS
 from attnengine_explorer.points.tokens import TOKEN_CLASSES
 
-#: Name in the state → what the page calls it. The last three are of images.
-COLOUR_BY = {
-    "side": "side (query, key)",
-    "position": "position in the window",
-    "position_mod5": "position mod 5",
-    "position_share": "position, share of the window",
-    "frequency": "token frequency in the sample",
-    "token_class": "token class",
-    "norm": "length of the vector",
-    "entropy": "entropy of the query's pattern, nats",
-    "document": "document",
-    "row": "row of the patch",
-    "col": "column of the patch",
-    "patch": "patch in reading order",
-}
 OF_IMAGES = ("row", "col", "patch")
 OF_TEXT = ("frequency", "token_class")
 #: These are other numbers in every head; the rest are the tokens' own.
@@ -117,7 +103,7 @@ def _of_documents(clouds: HeadClouds, numbers: np.ndarray) -> Colouring:
     level = np.full(len(numbers), LEVELS - 1, np.uint8)
     for place, number in enumerate(largest):
         level[numbers == number] = place
-    known = documents(clouds.run)
+    known = clouds.documents
     names = [known.get(int(number), str(number)) for number in largest]
     names += [""] * (LEVELS - 1 - len(names)) + ([_OTHERS] if len(found) > len(largest) else [""])
     return Colouring(level, np.ones(len(numbers), bool), "classes", names=tuple(names))

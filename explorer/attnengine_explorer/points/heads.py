@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from attnengine.errors import AttnEngineError, EmbeddingError, RunFormatError
 from attnengine_explorer.points.recent import Recent
 from attnengine_explorer.points.tokens import Tokens, read_tokens
 from attnengine_explorer.run_data import RunData
+
+if TYPE_CHECKING:
+    from attnengine_explorer.points.all_heads import AllHeads
 
 BLOCK = 1 << 16
 
@@ -51,6 +54,9 @@ class HeadClouds:
         self._clouds: Recent[HeadCloud] = Recent(6)
         self._vectors: Recent[np.ndarray] = Recent(2)
         self._norms: Recent[np.ndarray] = Recent(6)
+        self._measured: Recent[dict[str, Any]] = Recent(1000)
+        self.kept_masks: Recent[np.ndarray] = Recent(8)
+        self._all: Recent[AllHeads] = Recent(2)
 
     @cached_property
     def tokens(self) -> Tokens:
@@ -59,6 +65,22 @@ class HeadClouds:
         if table is None or not len(table) or not {"position", "window"} <= set(table.columns):
             raise EmbeddingError("this run keeps no sampled tokens; make it again with --sample above 0")
         return read_tokens(table, self.run.table("windows"))
+
+    @cached_property
+    def documents(self) -> dict[int, str]:
+        """Number of a document → its source as the run names it."""
+        table = self.run.table("documents")
+        if table is None or not {"document", "source"} <= set(table.columns):
+            return {}
+        return dict(zip(table["document"].astype(int), table["source"].astype(str), strict=True))
+
+    def document_row(self, number: int) -> int | None:
+        """Row of table ``documents`` of a document's number; None if it is not there."""
+        table = self.run.table("documents")
+        if table is None or "document" not in table.columns:
+            return None
+        rows = np.flatnonzero(table["document"].to_numpy() == number)
+        return int(rows[0]) if len(rows) else None
 
     @cached_property
     def settings(self) -> tuple[EmbedSettings, str] | None:
@@ -80,8 +102,17 @@ class HeadClouds:
 
     def cloud(self, site: int, head: int, projection: str) -> HeadCloud:
         """A head's cloud, "layout" or "pca". EmbeddingError or RunFormatError say why there is none."""
-        make = self._layout if projection == "layout" else self._components
-        return self._clouds.get((site, head, projection), lambda: make(site, head))
+        return self._clouds.get((site, head, projection), lambda: self.read(site, head, projection))
+
+    def read(self, site: int, head: int, projection: str) -> HeadCloud:
+        """As :meth:`cloud`, and not kept."""
+        return (self._layout if projection == "layout" else self._components)(site, head)
+
+    def all_heads(self, projection: str, size: int) -> AllHeads:
+        """The small clouds of every head, read as far as anybody asked for them."""
+        from attnengine_explorer.points.all_heads import AllHeads
+
+        return self._all.get((projection, size), lambda: AllHeads(self, projection, size))
 
     def vectors(self, site: int, head: int) -> np.ndarray:
         """(2n, D) fp32 queries and keys in the head's gauge, rows of length 1."""
@@ -102,6 +133,23 @@ class HeadClouds:
         if rows.ndim == 2 and len(rows) == n and head < rows.shape[1]:
             found[:n] = rows[:, head]
         return found
+
+    def measured(self, site: int, head: int, projection: str, dims: int) -> dict[str, Any]:
+        """Faithfulness of a picture that the run stores no figures of; its rule is that of stored ones."""
+        return self._measured.get((site, head, projection, dims), lambda: self._measure(site, head, projection, dims))
+
+    def _measure(self, site: int, head: int, projection: str, dims: int) -> dict[str, Any]:
+        from attnengine.embedding.faithfulness import clustered_mean, is_grey, rank_correlations, sight
+
+        run, cloud = self.run.run, self.cloud(site, head, projection)
+        where = self.run.sites[site]
+        seen = sight(self.tokens.table, kind=where.kind, window=where.window, top_keys=run.top_keys(site))
+        queries, keys = head_vectors(run, site, head)
+        points = cloud.points[:, :dims]
+        found = rank_correlations(queries, keys, points[: cloud.n], points[cloud.n :], seen)
+        value, error, n = clustered_mean(found, seen.document)
+        names = ("faithfulness_2d", "faithfulness_2d_se", "faithfulness_2d_n", "grey")
+        return dict(zip(names, (value, error, n, is_grey(value, error)), strict=True))
 
     def problem(self, site: int, head: int) -> str | None:
         """Why a head has no stored layout; None if it has one."""
@@ -172,7 +220,7 @@ class HeadClouds:
         )
 
     def _components(self, site: int, head: int) -> HeadCloud:
-        vectors = self.vectors(site, head)
+        vectors = self._in_gauge(site, head)
         if len(vectors) != 2 * len(self.tokens):
             raise RunFormatError("the sampled queries and keys do not fit table tokens; the run is damaged")
         points, shares = components(vectors)
@@ -217,11 +265,3 @@ def components(vectors: np.ndarray, dims: int = 3) -> tuple[np.ndarray, np.ndarr
     points = np.concatenate([((vectors[block] - mean) @ axes).astype(np.float32) for block in blocks])
     shares = np.pad(variances, (0, dims))[:dims]
     return points, shares / variances.sum() if variances.sum() > 0 else shares
-
-
-def documents(run: RunData) -> dict[int, str]:
-    """Number of a document → its source as the run names it."""
-    table = run.table("documents")
-    if table is None or not {"document", "source"} <= set(table.columns):
-        return {}
-    return dict(zip(table["document"].astype(int), table["source"].astype(str), strict=True))

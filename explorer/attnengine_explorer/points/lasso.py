@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-PROJECTIONS = ("layout", "pca")
+from attnengine_explorer.fields import Plain
+
 CORNERS = 48
 LOOPS = 6
 UNITS = 36**3 - 1
@@ -118,6 +120,16 @@ def simplified(corners: np.ndarray) -> np.ndarray:
         one, two = at - before, after - before
         del kept[int(np.abs(one[:, 0] * two[:, 1] - one[:, 1] * two[:, 0]).argmin())]
     return np.array(kept)
+
+
+class LassoText(Plain):
+    """The kind of the state's field ``lasso``: a lasso as in a link, or the empty text."""
+
+    def check(self, value: Any) -> str:
+        """The one way to write it."""
+        if not isinstance(value, str):
+            raise ValueError(f"expected a lasso, got {value!r}")
+        return write(read(value))
 
 
 def _numbers(text: str) -> np.ndarray:

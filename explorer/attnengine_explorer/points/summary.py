@@ -10,7 +10,7 @@ from attnengine.embedding.cloud import head_vectors
 from attnengine.embedding.clusters import TELLING, log_odds
 from attnengine.errors import RunFormatError
 from attnengine_explorer.points.attended import Among, among
-from attnengine_explorer.points.heads import HeadClouds, documents
+from attnengine_explorer.points.heads import HeadClouds
 
 TOP_TOKENS = 12
 TOP_DOCUMENTS = 5
@@ -95,7 +95,7 @@ def top_tokens(clouds: HeadClouds, rows: np.ndarray) -> tuple[tuple[str, int, in
 def top_documents(clouds: HeadClouds, rows: np.ndarray) -> tuple[tuple[str, int, float], ...]:
     """The documents most lassoed points come from."""
     found, counts = np.unique(clouds.tokens.document[rows], return_counts=True)
-    names = documents(clouds.run)
+    names = clouds.documents
     order = np.lexsort((found, -counts))[:TOP_DOCUMENTS]
     return tuple((names.get(int(found[i]), str(found[i])), int(counts[i]), float(counts[i] / len(rows))) for i in order)
 

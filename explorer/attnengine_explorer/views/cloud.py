@@ -20,6 +20,7 @@ from bokeh.models import (
 )
 
 from attnengine_explorer.cloud_data import Cloud, cloud, token_columns
+from attnengine_explorer.points.names import COLOUR_BY
 from attnengine_explorer.run_data import RunData
 from attnengine_explorer.state import ViewState
 from attnengine_explorer.theme.colours import SEQUENTIAL, look
@@ -119,7 +120,8 @@ class CloudView:
     def _colour(self, by: str) -> None:
         colours = look(self._dark)
         query, key = self.query_marks.glyph, self.key_marks.glyph
-        if by == "side":
+        elsewhere = by not in ("side", *_TITLES)
+        if by == "side" or elsewhere:
             query.fill_color, key.fill_color = colours.query, colours.key
         else:
             values = np.asarray(self.source.data[by], dtype=float)
@@ -129,8 +131,8 @@ class CloudView:
             query.fill_color = {"field": by, "transform": self.mapper}
             key.fill_color = query.fill_color if by == "position" else colours.cross  # keys have no entropy
         self._by = by
-        self.bar.visible = by != "side"
-        self.notes["cloud-color"] = _TITLES.get(by, "")
+        self.bar.visible = by in _TITLES
+        self.notes["cloud-color"] = f"view Cloud colours by {COLOUR_BY[by]}" if elsewhere else _TITLES.get(by, "")
 
     def restyle(self, dark: bool) -> None:
         """Query and key colours of the theme."""

@@ -1,9 +1,26 @@
-"""Page view 2, Clouds."""
+"""Page view 2, Clouds: the joint query–key clouds of all heads."""
 
 from __future__ import annotations
 
+import pandas as pd
+
+from attnengine_explorer.desk import Desk
+from attnengine_explorer.points.tables import clouds_table
+from attnengine_explorer.state import ViewState
 from attnengine_explorer.views import PageView
+from attnengine_explorer.views.clouds_atlas import CloudsAtlas
 
 
 class CloudsPage(PageView):
-    """Its place in the frame, still empty."""
+    """One figure; a click opens a head's own cloud."""
+
+    PLACES = ("clouds",)
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(desk)
+        self.atlas = CloudsAtlas(desk)
+        self.views, self.roots = [self.atlas], {"clouds": self.atlas.root}
+
+    def table(self, _state: ViewState) -> pd.DataFrame:
+        """The figures of all heads' clouds, for a file."""
+        return clouds_table(self.desk.run.clouds)
