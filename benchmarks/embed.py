@@ -3,13 +3,15 @@
 Heads of MiniLM on Python's documentation, evenly drawn, one after the other; for each head every method in turn, on
 one thread, with the same gauge, points and start, so that whatever else the machine does meets all of them alike. A
 method's time is neighbours + graph + layout; "umap-learn" finds its own neighbours and takes its own epochs, the
-others share ours and 200 epochs. Compilation is left out here and measured by itself: the seconds from the start of a
+others share ours and 200 epochs. `--points 5000,20000,…` draws that many of each head's points evenly (a run with
+`--sample 100000` has 200,000). Compilation is left out here and measured by itself: the seconds from the start of a
 fresh process to its first finished picture, once with Numba's cache and once (``--cold``) without.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import subprocess
@@ -18,7 +20,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,14 +79,30 @@ class Case:
         return {name: round(x, 5) for name, x in {**figures, "faithfulness_2d": value, "radius": radius}.items()}
 
 
-def make_case(run: ae.Run, site: int, head: int, seed: int) -> Case:
-    """A head of a run in AttentionViz's gauge, so that every method is given the same."""
+def make_case(run: ae.Run, site: int, head: int, seed: int, points: int | None = None) -> Case:
+    """A head of a run in AttentionViz's gauge, so that every method is given the same; ``points`` of it, or all."""
     data = read(run, site, head)
+    if points is not None and points < 2 * len(data.queries):
+        data = some(data, np.linspace(0, len(data.queries) - 1, points // 2).astype(np.int64))
     gauge = attentionviz(data.queries, data.keys)
     everything = np.concatenate([gauge.queries(data.queries), gauge.keys(data.keys)])
     first, which = distinct(everything)
     task = Task(everything[first], EmbedSettings(), head_seed(seed, site, head))
     return Case(f"L{site}H{head}", data, task, which, first >= len(data.queries))
+
+
+def some(data: Head, rows: np.ndarray) -> Head:
+    """The tokens ``rows``, ascending, of a head."""
+    place = np.full(len(data.queries), -1)
+    place[rows] = np.arange(len(rows))
+    window = np.zeros(len(place), np.int64)
+    window[data.seen.order] = np.searchsorted(data.seen.starts, np.arange(len(place)), side="right")
+    order = place[data.seen.order]
+    order = order[order >= 0]
+    starts = np.flatnonzero(np.diff(window[rows][order], prepend=-1, append=-1))
+    kept = {"position": data.seen.position[rows], "document": data.seen.document[rows]}
+    seen = replace(data.seen, order=order, starts=starts, **kept)
+    return replace(data, queries=data.queries[rows], keys=data.keys[rows], seen=seen, token_ids=data.token_ids[rows])
 
 
 def umap_learn_alone(task: Task) -> np.ndarray:
@@ -162,11 +180,12 @@ def demo_run() -> Path:
     return folder
 
 
-def show(found: dict[str, dict[str, float]], n: int) -> None:
+def show(found: dict[str, dict[str, float]], n: int, size: int | None) -> None:
     """One table."""
+    of = f" of {size:,} points" if size else ""
     names = ("seconds", "ratio", "trustworthiness", "continuity", "knn_preservation", "triplet_accuracy",
              "faithfulness_2d", "cross_share_2d", "radius")  # fmt: skip
-    table = Table(title=f"means over {n} heads; seconds are sums", title_justify="left")
+    table = Table(title=f"means over {n} heads{of}; seconds are sums", title_justify="left")
     table.add_column("", no_wrap=True)
     for name in names:
         table.add_column(name.replace("_", " "), justify="right")
@@ -181,6 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, help="a finished run with a sample [MiniLM's demo run, made first]")
     parser.add_argument("--heads", type=int, default=6, help="how many, evenly drawn over layers [6]")
     parser.add_argument("--seeds", type=int, default=1, help="pictures of each head by different seeds [1]")
+    parser.add_argument("--points", help="points of a head, comma separated [all]")
     parser.add_argument("--repeats", type=int, default=1, help="timings of each picture [1]")
     parser.add_argument("--quick", action="store_true", help="leave out umap-learn with neighbours of its own")
     parser.add_argument("--t-sne", action="store_true", help="scikit-learn's t-SNE, too: a minute a head")
@@ -192,28 +212,39 @@ def main(arguments: list[str] | None = None) -> int:
     every = [(row["site"], row["head"]) for row in head_rows(run)]
     step = max(len(every) // options.heads, 1)
     chosen = every[step // 2 :: step][: options.heads]
-    parts, cases = methods(quick=options.quick, t_sne=options.t_sne), {}
+    parts = methods(quick=options.quick, t_sne=options.t_sne)
+    cases: dict[str, dict[str, Any]] = {}
+    by_points: dict[str, dict[str, dict[str, float]]] = {}
     with threadpool_limits(1):
         warm = make_case(run, *every[0], 0)
         small = Task(warm.task.points[:4200], warm.task.settings, 0)  # below 4,096 umap-learn takes another path
         for part in parts.values():
             part(small)
-        for seed in range(options.seeds):
-            for site, head in chosen:
-                case = make_case(run, site, head, seed)
-                cases[f"{case.name} seed {seed}"] = measure_case(case, parts, options.repeats)
-                times = ", ".join(
-                    f"{name} {row['seconds'][0]:.1f} s" for name, row in cases[f"{case.name} seed {seed}"].items()
-                )
-                CONSOLE.print(f"{case.name} seed {seed}: {len(case.task.points):,} distinct points · {times}")
+        sizes = [int(size) for size in options.points.split(",")] if options.points else [None]
+        for size in sizes:
+            here: dict[str, dict[str, Any]] = {}
+            for seed, (site, head) in itertools.product(range(options.seeds), chosen):
+                case = make_case(run, site, head, seed, size)
+                label = f"{case.name} seed {seed}" + (f" {size:,} points" if size else "")
+                here[label] = measure_case(case, parts, options.repeats)
+                times = ", ".join(f"{name} {row['seconds'][0]:.1f} s" for name, row in here[label].items())
+                CONSOLE.print(f"{label}: {len(case.task.points):,} distinct · {times}")
+            by_points[str(size or "all")] = summary(here)
+            show(by_points[str(size or "all")], len(here), size)
+            cases |= here
     found = summary(cases)
-    show(found, len(cases))
     first = {"cached": fresh_process(cold=False)} | ({"compiling": fresh_process(cold=True)} if options.cold else {})
     passed = gates(found)
     CONSOLE.print(f"first picture in a fresh process: {first} s · gates: {passed}")
     about = {"what": "joint clouds of real heads, one thread each", "target": TARGET, "quick": options.quick}
     about |= measure.environment("cpu", 1) | {"load": [round(x, 2) for x in os.getloadavg()]}
-    result = about | {"summary": found, "gates": passed, "first_picture_s": first, "heads": cases}
+    result = about | {
+        "summary": found,
+        "by_points": by_points,
+        "gates": passed,
+        "first_picture_s": first,
+        "heads": cases,
+    }
     CONSOLE.print(f"written: {measure.write('embed', 'cpu', result, options.output)}")
     return 0 if all(passed.values()) else 1
 
