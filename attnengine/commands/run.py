@@ -46,6 +46,13 @@ def run(
     longest_line: Annotated[int, typer.Option(help="Refuse lines longer than this; 0: no limit.", min=0)] = 1_000_000,
     max_tokens: Annotated[int | None, typer.Option(help="Stop adding windows after this many tokens.", min=1)] = None,
     sample: Annotated[int, typer.Option(help="Tokens whose queries, keys and values are kept.", min=0)] = 5000,
+    sample_by: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep as many tokens again, from segments that hold a token of this class (punctuation, or one of "
+            "--token-class); types and examples go on speaking of the plain sample."
+        ),
+    ] = None,
     batch_tokens: Annotated[
         int | None, typer.Option(help="Padded tokens a batch [4096; on CUDA what free memory holds].", min=1)
     ] = None,
@@ -85,7 +92,7 @@ def run(
     settings = RunSettings(
         stats=stats, window=window, stride=stride, bos=bos, batch_tokens=batch_tokens, shard_tokens=shard_tokens,
         sample=sample, seed=seed, max_tokens=max_tokens, keep_text=text, threads=threads, layers=layers, heads=heads,
-        token_class=parse_classes(token_class),
+        sample_by=sample_by, token_class=parse_classes(token_class),
     )  # fmt: skip
     if embed_too and not sample:
         raise ValueError("--embed lays out sampled queries and keys: it needs a --sample above 0")

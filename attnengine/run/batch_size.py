@@ -27,7 +27,7 @@ def batch_tokens_for(loaded: LoadedModel, sites: list[Site], feed: Feed, device:
     width = int(feed.n_tokens[list(windows)].max())
     group = torch.zeros(len(windows), dtype=torch.int64)
     empty = torch.empty(0, dtype=torch.int32).numpy()
-    plan = Plan((windows,), ((0,),), group.numpy(), 1, empty, empty, "")
+    plan = Plan((windows,), ((0,),), group.numpy(), 1, empty, empty, empty > 0, "")
     job = Job(loaded, sites, feed, plan, device, choose(sites, None, None), stats)
     sums = no_sums(job, [Pilot.zero(site.n_heads, site.d_qk) for site in sites])
     torch.cuda.empty_cache()

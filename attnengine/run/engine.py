@@ -193,7 +193,7 @@ def run_batch(
 ) -> None:
     """One batch through the model, its attention calls into ``sums`` and ``sample``; ``batch``: made ahead."""
     batch = batch or job.feed.batch(windows, job.device)
-    rows, where = sampling.batch_sample(job.plan, windows)
+    rows, where, n_plain = sampling.batch_sample(job.plan, windows)
     memory, n_groups, device = Memory(), job.plan.n_groups, job.device
     of_window = group.to(device)
     tokens = {name: TokenRows.of(stream, device) for name, stream in batch.streams.items()}
@@ -207,12 +207,16 @@ def run_batch(
         if len(rows):
             # Hundreds of small operations: on several threads each waits for all, ten times as long on a busy machine.
             with using_threads(1):
-                of_rows(site, call)
+                for some, plain in ((where[:n_plain], True), (where[n_plain:], False)):
+                    if len(some):
+                        of_rows(site, call, some, plain)
 
-    def of_rows(site: Site, call: AttentionCall) -> None:
+    def of_rows(site: Site, call: AttentionCall, where: torch.Tensor, plain: bool) -> None:
         heads, facts, here = job.chosen[site.site], *(streams_of(site, one) for one in (batch.streams, batch.here))
         found = read_rows(call, heads, facts, here, where, cross=site.kind == "cross", max_length=job.max_length)
-        sample.take(site.site, call, where, found)
+        sample.take(site.site, call, where, found if plain else found.without_values())
+        if not plain:
+            return
         sums[site.site].add(own_sums(found.values), group[where[:, 0]].to(device), n_groups)
         sums[site.site].add(found.types, group[found.windows].to(device), n_groups)
 

@@ -66,6 +66,7 @@ def make_job(
         batch_tokens=settings.batch_tokens,
         shard_tokens=settings.shard_tokens,
         sample=settings.sample,
+        sample_by=settings.sample_by,
         seed=settings.seed,
         identity=identity,
     )
@@ -158,7 +159,11 @@ def first_manifest(job: Job, settings: RunSettings, checked: dict[str, Any]) -> 
             "fingerprint": fingerprint,
             "left_out": feed.left_out,
         },
-        "sample": {"tokens": job.plan.n_samples},
+        "sample": {
+            "tokens": job.plan.n_samples,
+            "by": settings.sample_by,
+            "in_estimates": int(job.plan.sample_plain.sum()),
+        },
         "settings": settings.as_dict(),
         "chosen_heads": [list(heads) for heads in job.chosen],
         "own_statistics": [one.as_dict() for one in OWN.values()],

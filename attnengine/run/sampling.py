@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -61,13 +62,23 @@ def _copied(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
 
 
-def batch_sample(plan: Plan, windows: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Which sampled tokens lie in a batch: rows of ``tokens`` (n,), and (row of batch, position) pairs (n, 2)."""
+class BatchSample(NamedTuple):
+    """The sampled tokens of a batch: those that estimates are made from, then those added for a class."""
+
+    rows: Tensor  # (n,) int64: rows of the table ``tokens``
+    where: Tensor  # (n, 2) int64: (row of the batch, position)
+    n_plain: int  # those in front
+
+
+def batch_sample(plan: Plan, windows: tuple[int, ...]) -> BatchSample:
+    """Which sampled tokens lie in a batch."""
     lookup = {window: b for b, window in enumerate(windows)}
     rows = np.flatnonzero(np.isin(plan.sample_window, list(windows)))
+    rows = rows[np.argsort(~plan.sample_plain[rows], kind="stable")]
     batch_row = [lookup[window] for window in plan.sample_window[rows].tolist()]
     where = np.stack([np.asarray(batch_row, np.int64), plan.sample_position[rows].astype(np.int64)], axis=1)
-    return torch.from_numpy(rows.astype(np.int64)), torch.from_numpy(where)
+    n_plain = int(plan.sample_plain[rows].sum())
+    return BatchSample(torch.from_numpy(rows.astype(np.int64)), torch.from_numpy(where), n_plain)
 
 
 def stored_dtype(array: np.ndarray, *, source_fp32: bool) -> np.ndarray:

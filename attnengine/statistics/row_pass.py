@@ -6,7 +6,7 @@ Top keys for the sample, values for examples and one's own statistics, sums for 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,10 @@ class SampledRows:
     values: dict[str, Tensor]  # (n, c) fp32 by name: see :mod:`.row_values`
     windows: Tensor  # (w,) int64 on the host: the windows of the batch that have sampled rows, ascending
     types: Sums  # (w, ...) fp64 by name: see :mod:`.type_sums`
+
+    def without_values(self) -> SampledRows:
+        """The same rows as material for pictures alone: no value of theirs counts, so no example is made of them."""
+        return replace(self, values={name: torch.full_like(value, torch.nan) for name, value in self.values.items()})
 
 
 def read_rows(

@@ -62,7 +62,7 @@ def a_batch(monkeypatch):
     sites = [Site(n, f"m{n}", 0, "", "self", n, H, 2, D, D, 0.25, None, None, False, False) for n in range(2)]
     at = [(w, i) for w in (0, 2) for i in range(64)]
     where = torch.tensor(at, dtype=torch.int32).numpy()
-    plan = Plan(((0, 1, 2),), ((0,),), torch.arange(B).int().numpy(), B, where[:, 0], where[:, 1], "")
+    plan = Plan(((0, 1, 2),), ((0,),), torch.arange(B).int().numpy(), B, where[:, 0], where[:, 1], where[:, 0] == 0, "")
 
     class OneFeed:
         n_tokens = torch.tensor([L] * B).numpy()
