@@ -9,13 +9,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from attnengine.commands.embed import embed
+from attnengine.commands.run import run
+from attnengine.commands.shared import Model, Output, Quiet, dtype_for, fail, interruptible
 from attnengine.errors import AttnEngineError
 
-BENCHMARKS = ("run", "kernels", "parts", "verify", "gpu", "embed")
+BENCHMARKS = ("run", "kernels", "parts", "verify", "gpu", "embed", "scale")
 
 app = typer.Typer(
     help="What every attention head of a transformer does, how its queries and keys do it, and where, over a corpus.",
@@ -25,17 +28,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-Model = Annotated[str, typer.Argument(help="A local model folder (safetensors) or a hub id.")]
-Corpus = Annotated[
-    str,
-    typer.Argument(
-        help="A file (text, .jsonl, .parquet, .csv, WebDataset .tar; also .gz, .zst), a folder of them or of images, a "
-        "quoted pattern 'data/*.jsonl', hf:NAME[:CONFIG][@SPLIT] for a hub data set, or - for stdin."
-    ),
-]
-Output = Annotated[Path, typer.Option("--output", "-o", help="The run directory to make.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")]
-
 
 def main() -> None:
     """Run the command line; bad input is one line on stderr and exit code 2, never a traceback."""
@@ -43,15 +35,15 @@ def main() -> None:
     try:
         app()
     except KeyboardInterrupt:
-        _fail("stopped before the end")
+        fail("stopped before the end")
     except AttnEngineError as error:
-        _fail(str(error))
+        fail(str(error))
     except (ValueError, TypeError) as error:
         if not _is_argument_mistake(error):
             raise
-        _fail(str(error))
+        fail(str(error))
     except OSError as error:
-        _fail(_disk_error(error))
+        fail(_disk_error(error))
 
 
 def _disk_error(error: OSError) -> str:
@@ -76,125 +68,7 @@ def _is_argument_mistake(error: Exception) -> bool:
     return frame is not None and frame.tb_frame.f_globals.get("__name__", "").startswith("attnengine.")
 
 
-def _fail(message: str) -> None:
-    sys.stderr.write(f"attnengine: {' '.join(message.split())}\n")
-    sys.exit(2)
-
-
-@app.command()
-def run(
-    model: Model,
-    corpus: Corpus,
-    output: Output,
-    stats: Annotated[str, typer.Option(help="all; core: only entropy, masses, distance, neuron means.")] = "all",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto (as stored; bf16 on CUDA), fp32, bf16, fp16 or fp64.")] = "auto",
-    window: Annotated[int | None, typer.Option(help="Tokens a window [min(model positions, 1024)].", min=1)] = None,
-    stride: Annotated[int | None, typer.Option(help="Tokens from window to window [no overlap].", min=1)] = None,
-    bos: Annotated[str, typer.Option(help="auto: special tokens as the tokenizer adds them; always; never.")] = "auto",
-    documents: Annotated[str, typer.Option(help="Split text files: auto, file, blank (lines) or line.")] = "auto",
-    text_column: Annotated[
-        str, typer.Option(help="The column (jsonl field, tar member's ending) of the text or image.")
-    ] = "text",
-    pair_column: Annotated[
-        str | None, typer.Option(help="A second column of text: each row is a pair, one window A [SEP] B.")
-    ] = None,
-    label_column: Annotated[str | None, typer.Option(help="A column to keep as the document's label.")] = None,
-    token_class: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="NAME=REGEX: adds the column NAME_mass, attention to tokens whose whole text matches, as in "
-            "digit='[0-9]+'. Repeatable."
-        ),
-    ] = None,
-    longest_line: Annotated[int, typer.Option(help="Refuse lines longer than this; 0: no limit.", min=0)] = 1_000_000,
-    max_tokens: Annotated[int | None, typer.Option(help="Stop adding windows after this many tokens.", min=1)] = None,
-    sample: Annotated[int, typer.Option(help="Tokens whose queries, keys and values are kept.", min=0)] = 5000,
-    batch_tokens: Annotated[
-        int | None, typer.Option(help="Padded tokens a batch [4096; on CUDA what free memory holds].", min=1)
-    ] = None,
-    shard_tokens: Annotated[int, typer.Option(help="Tokens a shard: the most that a kill can lose.", min=1)] = 32768,
-    threads: Annotated[int | None, typer.Option(help="CPU threads a process [cores / workers].", min=1)] = None,
-    workers: Annotated[int, typer.Option(help="Processes to share the shards; 0: this one.", min=0)] = 0,
-    ray: Annotated[str | None, typer.Option(help="Workers on this Ray cluster: an address, auto, or local.")] = None,
-    shards: Annotated[
-        str, typer.Option(help="i/n: only every n-th shard from the i-th on, i from 0; for arrays of n processes.")
-    ] = "0/1",
-    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
-    layers: Annotated[str | None, typer.Option(help="Only the heads of these layers: 0,2-4 [all].")] = None,
-    heads: Annotated[str | None, typer.Option(help="Only these heads, beside --layers: L5H1,L0H3 [all].")] = None,
-    text: Annotated[bool, typer.Option("--text/--no-text", help="Keep sampled tokens' text, or offsets only.")] = True,
-    revision: Annotated[str | None, typer.Option(help="Hub revision of the model.")] = None,
-    adapter: Annotated[str | None, typer.Option(help="A PEFT adapter (folder or hub id) to merge in.")] = None,
-    trust_remote_code: Annotated[bool, typer.Option(help="Let the model folder run its own Python code.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the output folder.")] = False,
-    embed_too: Annotated[bool, typer.Option("--embed", help="Then lay out every head, as `attnengine embed`.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the run would be, and stop.")] = False,
-    quiet: Quiet = False,
-) -> None:
-    """Run MODEL over CORPUS and write head statistics, profiles, patterns and sampled q, k, v to a folder."""
-    from functools import partial
-
-    from attnengine.corpus.sources import SourceOptions, read_corpus
-    from attnengine.corpus.token_classes import parse_classes
-    from attnengine.embedding.settings import EmbedSettings
-    from attnengine.front import run_documents
-    from attnengine.model.load import load_model
-    from attnengine.run.execute import Crewing, parse_share
-    from attnengine.run.prepare import choose_device
-    from attnengine.run.progress import Reporter
-    from attnengine.run.settings import RunSettings
-
-    settings = RunSettings(
-        stats=stats, window=window, stride=stride, bos=bos, batch_tokens=batch_tokens, shard_tokens=shard_tokens,
-        sample=sample, seed=seed, max_tokens=max_tokens, keep_text=text, threads=threads, layers=layers, heads=heads,
-        token_class=parse_classes(token_class),
-    )  # fmt: skip
-    if embed_too and not sample:
-        raise ValueError("--embed lays out sampled queries and keys: it needs a --sample above 0")
-    share = parse_share(shards)
-    reporter = Reporter(quiet=quiet)
-    options = SourceOptions(documents, text_column, label_column, longest_line, pair_column)
-    found = read_corpus(corpus, options)
-    where = choose_device(device)
-    reporter.say(f"loading {model}")
-    load = partial(load_model, model, revision=revision, dtype=_dtype(dtype, where), adapter=adapter,
-                   trust_remote_code=trust_remote_code)  # fmt: skip
-    loaded = load(device=where)
-    crewing = Crewing(workers or int(ray is not None), ray, share, load)
-    made = _run(
-        lambda: run_documents(
-            loaded, found, output, settings, device=where, source=corpus, reporter=reporter, crewing=crewing,
-            resume=resume, overwrite=overwrite, dry_run=dry_run,
-        ),
-        output,
-    )  # fmt: skip
-    if made is not None and made.manifest["status"] == "complete":
-        if embed_too:
-            _embed(output, EmbedSettings(), reporter)
-        reporter.say(f"done: {output} · look at it with `attnengine explore {output}`")
-
-
-def _run(work: Any, output: Path) -> Any:
-    """Do the work; an interruption says what is kept and how to go on."""
-    try:
-        return work()
-    except KeyboardInterrupt:
-        done = len(list((output / "shards").glob("shard-*.safetensors"))) if output.is_dir() else 0
-        if not (output / "manifest.json").exists():
-            _fail("stopped before the run began; nothing was written")
-        _fail(f"stopped; {done} finished shards are kept in {output}: go on with the same command and --resume")
-
-
-def _dtype(name: str, device: str) -> Any:
-    from attnengine.model.load import DTYPES
-
-    if name == "auto":
-        return DTYPES["bf16"] if device.startswith("cuda") else None
-    if name not in DTYPES:
-        raise ValueError(f"--dtype must be auto, {', '.join(DTYPES)}; got {name!r}")
-    return DTYPES[name]
+app.command()(run)
 
 
 @app.command()
@@ -229,75 +103,14 @@ def info(
 
     manifest = read_manifest(run)
     if verify and (wrong := open_run(run).verify()):
-        _fail(f"{run} is damaged: {'; '.join(wrong)}")
+        fail(f"{run} is damaged: {'; '.join(wrong)}")
     if as_json:
         sys.stdout.write(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     else:
         describe_run(run, manifest)
 
 
-@app.command()
-def embed(
-    run: Annotated[Path, typer.Argument(help="A finished run directory.")],
-    method: Annotated[str, typer.Option(help="umap (ours), umap-learn, t-sne or pca.")] = "umap",
-    gauge: Annotated[
-        str,
-        typer.Option(
-            help="auto, attentionviz (its paper's recipe), attentionviz-uncentred, norm-matched, correlated, balanced."
-        ),
-    ] = "auto",
-    dims: Annotated[int, typer.Option(help="Dimensions of the picture, 2 or 3.")] = 2,
-    neighbours: Annotated[int, typer.Option(help="Nearest neighbours, the point itself included.")] = 15,
-    epochs: Annotated[int, typer.Option(help="Epochs of the layout.")] = 200,
-    min_dist: Annotated[float, typer.Option(help="How close points may lie.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Seed of the layouts.")] = 0,
-    clusters: Annotated[bool, typer.Option("--clusters/--no-clusters", help="Find and name clusters.")] = True,
-    layers: Annotated[str | None, typer.Option(help="Only these layers: 0,3,5.")] = None,
-    heads: Annotated[str | None, typer.Option(help="Only these heads of each layer.")] = None,
-    like: Annotated[Path | None, typer.Option(help="Start from, and turn onto, the embedding of this run.")] = None,
-    jobs: Annotated[int, typer.Option(help="Worker processes; 0: one a core.", min=0)] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto. The pictures are the same.")] = "cpu",
-    search: Annotated[
-        str, typer.Option(help="Neighbours: auto (by search graph above 20,000 points) or exact.")
-    ] = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an embedding of other settings.")] = False,
-    quiet: Quiet = False,
-) -> None:
-    """Lay out the sampled queries and keys of every head of RUN as joint clouds, and say how far each can be trusted.
-
-    Stopped anywhere, the same command goes on at the next head.
-    """
-    from attnengine.embedding.settings import EmbedSettings
-    from attnengine.run.progress import Reporter
-
-    settings = EmbedSettings(
-        method, gauge, dims, neighbours, search=search, epochs=epochs, min_dist=min_dist, seed=seed, clusters=clusters
-    )
-    reporter = Reporter(quiet=quiet)
-    _embed(
-        run, settings, reporter, layers=_numbers("--layers", layers), heads=_numbers("--heads", heads), like=like,
-        jobs=jobs, device=device, overwrite=overwrite,
-    )  # fmt: skip
-    reporter.say(f"done: {run} · look at it with `attnengine explore {run}`")
-
-
-def _embed(run: Path, settings: Any, reporter: Any, **options: Any) -> None:
-    """Embed a run; an interruption says what is kept and how to go on."""
-    from attnengine.embedding.pipeline import embed_run
-
-    try:
-        embed_run(run, settings, reporter=reporter, **options)
-    except KeyboardInterrupt:
-        _fail(f"stopped; the heads that are done are kept: `attnengine embed {run}` with the same options goes on")
-
-
-def _numbers(option: str, text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    words = text.split(",")
-    if not all(word.strip().isdecimal() for word in words):
-        raise ValueError(f"{option} must be numbers separated by commas, as in 0,3,5; got {text!r}")
-    return [int(word) for word in words]
+app.command()(embed)
 
 
 @app.command()
@@ -339,7 +152,7 @@ def demo(
     reporter.say("checking and loading the bundled model, all-MiniLM-L6-v2")
     loaded = replace(load_model(str(bundled_model()), device="cpu"), model_id="all-MiniLM-L6-v2")
     documents = [Document(name, 0, len(text.encode()), text) for name, text in bundled_documents()]
-    _run(
+    interruptible(
         lambda: run_documents(
             loaded, documents, output, RunSettings(), device="cpu", source="pydoc_data.topics", reporter=reporter,
             resume=not overwrite, overwrite=overwrite,
@@ -379,7 +192,7 @@ def probe(
         probe_report.check_ending(output)
     where = choose_device(device)
     loaded = load_model(
-        model, revision=revision, device=where, dtype=_dtype(dtype, where), trust_remote_code=trust_remote_code
+        model, revision=revision, device=where, dtype=dtype_for(dtype, where), trust_remote_code=trust_remote_code
     )
     table = measure(loaded, settings, where)
     if output is not None:
@@ -397,7 +210,8 @@ def bench(
     what: Annotated[
         str,
         typer.Argument(
-            help="run: whole forwards; kernels: each pass; parts: the CPU path's; verify: checks; gpu: all; embed"
+            help="run: whole forwards; kernels: each pass; parts: the CPU path's; verify: checks; gpu: all; "
+            "embed: clouds; scale: whole runs"
         ),
     ],
 ) -> None:
@@ -411,9 +225,9 @@ def bench(
 
     root = Path(attnengine.__file__).resolve().parent.parent
     if not (root / "benchmarks").is_dir():
-        _fail("benchmarks live in the repository, not in the installed package: clone it and run from the checkout")
+        fail("benchmarks live in the repository, not in the installed package: clone it and run from the checkout")
     if what not in BENCHMARKS:
-        _fail(f"no benchmark {what!r}; expected one of {', '.join(BENCHMARKS)}")
+        fail(f"no benchmark {what!r}; expected one of {', '.join(BENCHMARKS)}")
     sys.argv = [f"attnengine bench {what}", *context.args]
     sys.path.insert(0, str(root))
     runpy.run_module(f"benchmarks.{what}", run_name="__main__")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ import numpy as np
 from attnengine.errors import PlanError, RunFormatError
 
 LOCK = ".lock"
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp", re.DOTALL)  # names that write_atomic makes
 
 
 def inside(run: Path, relative: str) -> Path:
@@ -51,6 +53,13 @@ def write_atomic(path: Path, data: bytes) -> None:
         commit(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what writers that were killed left below ``folder``; nobody may be writing there."""
+    for path in folder.rglob(".*.tmp"):
+        if TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            path.unlink(missing_ok=True)
 
 
 def commit(temporary: Path, path: Path) -> None:

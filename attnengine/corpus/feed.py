@@ -6,9 +6,9 @@ pictures; the engine treats them alike.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -20,13 +20,51 @@ if TYPE_CHECKING:
 
     from attnengine_kernels.call import TokenFacts
 
+Streams = dict[str, "TokenFacts"]
+Change = Callable[["torch.Tensor"], "torch.Tensor"]
+
 
 @dataclass(frozen=True)
 class WindowBatch:
     """A padded batch: what the model is called with, and the facts of each stream ("" or encoder and decoder)."""
 
     inputs: dict[str, torch.Tensor]
-    streams: dict[str, TokenFacts]
+    streams: Streams  # on the host, where what depends on facts only is worked out
+    here: Streams  # the same where the inputs are; the same objects if that is the host
+
+    @classmethod
+    def on_host(cls, inputs: dict[str, torch.Tensor], streams: Streams) -> WindowBatch:
+        """A batch whose inputs and facts lie in the host's memory."""
+        return cls(inputs, streams, streams)
+
+    def to(self, device: str, **options: Any) -> WindowBatch:
+        """The batch on a device, its facts on the host too; ``options`` are those of Tensor.to."""
+        if device == "cpu":
+            return self
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device, **options)
+
+        inputs = {name: move(tensor) for name, tensor in self.inputs.items()}
+        return WindowBatch(inputs, self.streams, changed(self.streams, move))
+
+    def pinned(self) -> WindowBatch:
+        """A batch of the host in memory that devices copy from without waiting."""
+        inputs = {name: tensor.pin_memory() for name, tensor in self.inputs.items()}
+        return WindowBatch.on_host(inputs, changed(self.streams, lambda tensor: tensor.pin_memory()))
+
+
+def changed(streams: Streams, change: Change) -> Streams:
+    """The facts with every tensor changed; streams that share theirs go on sharing them."""
+    import torch
+
+    known: dict[int, TokenFacts] = {}
+    for one in streams.values():
+        if id(one) not in known:
+            tensors = {name: change(value) for name, value in vars(one).items() if isinstance(value, torch.Tensor)}
+            classes = {name: change(value) for name, value in one.classes.items()}
+            known[id(one)] = replace(one, **tensors, classes=classes)
+    return {name: known[id(one)] for name, one in streams.items()}
 
 
 class Feed(Protocol):

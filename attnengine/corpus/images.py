@@ -52,7 +52,7 @@ class ImageWindows:
         position = np.maximum(index, -1)
 
         def every(array: np.ndarray) -> torch.Tensor:
-            tensor = torch.from_numpy(np.ascontiguousarray(array)).to(device)
+            tensor = torch.from_numpy(np.ascontiguousarray(array))
             return tensor.expand(len(windows), *tensor.shape).contiguous()
 
         real = every(np.ones(len(index), dtype=bool))
@@ -63,7 +63,7 @@ class ImageWindows:
             classes={"first": every(np.arange(len(index)) == 0), "special": every(index < 0)},
             patch=every(patch.astype(np.int32)),
         )
-        return WindowBatch({"pixel_values": self.pixels(windows, device)}, {"": facts})
+        return WindowBatch.on_host({"pixel_values": self.pixels(windows, "cpu")}, {"": facts}).to(device)
 
     def describe(self, window: np.ndarray, position: np.ndarray, *, text: bool) -> pd.DataFrame:
         """The columns of table ``tokens``: patches are named by row and column, prefix tokens are special."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from attnengine.corpus.windows import Feed
+from attnengine.corpus.feed import Feed
+from attnengine.errors import PlanError
 
 GROUPS = 512
 BATCH_PAIRS = 12 * 2**20  # query–key pairs a batch has at most: padding needs a dense vendor mask, 64 MB in fp32
@@ -31,6 +33,7 @@ class Plan:
     n_groups: int
     sample_window: np.ndarray  # (n,) int32, ascending with sample_position: row order of table ``tokens``
     sample_position: np.ndarray  # (n,) int32
+    sample_plain: np.ndarray  # (n,) bool: of the sample that estimates are made from, not added for a class
     digest: str  # SHA-256 of everything above, the corpus and the settings that change numbers
 
     @property
@@ -40,7 +43,14 @@ class Plan:
 
 
 def make_plan(
-    feed: Feed, *, batch_tokens: int, shard_tokens: int, sample: int, seed: int, identity: dict[str, Any]
+    feed: Feed,
+    *,
+    batch_tokens: int,
+    shard_tokens: int,
+    sample: int,
+    seed: int,
+    identity: dict[str, Any],
+    sample_by: str | None = None,
 ) -> Plan:
     """Sort windows by length, pack them into batches of at most ``batch_tokens`` padded tokens, deal out shards.
 
@@ -49,14 +59,14 @@ def make_plan(
     batches = pack(feed.n_tokens, batch_tokens)
     shards = cut_shards(batches, feed.n_tokens, shard_tokens)
     group, n_groups = groups_of(feed)
-    window, position = sample_rows(feed, sample, seed)
+    window, position, plain = sample_rows(feed, sample, seed, sample_by)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode())
     digest.update(json.dumps([batches, shards]).encode())
     for document in feed.documents:
         digest.update(document.digest)
-    for array in (feed.document, feed.start, feed.n_tokens, group, window, position):
+    for array in (feed.document, feed.start, feed.n_tokens, group, window, position, plain):
         digest.update(np.ascontiguousarray(array).tobytes())
-    return Plan(batches, shards, group, n_groups, window, position, digest.hexdigest())
+    return Plan(batches, shards, group, n_groups, window, position, plain, digest.hexdigest())
 
 
 def pack(n_tokens: np.ndarray, batch_tokens: int) -> tuple[tuple[int, ...], ...]:
@@ -134,14 +144,16 @@ def splitmix64_each(x: np.ndarray) -> np.ndarray:
     return result
 
 
-def sample_rows(feed: Feed, sample: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(window, position) of the sampled tokens: whole segments by ascending hash until ``sample`` tokens are kept.
+def sample_rows(feed: Feed, sample: int, seed: int, by: str | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(window, position, plain) of the sampled tokens: whole segments by ascending hash until ``sample`` are kept.
 
     A segment is 64 consecutive real tokens of a window (fewer at its end), ranked by
     splitmix64(seed, document hash, segment start), so that the choice is the same however the run is sharded.
+    ``by`` adds the next segments in that order that hold a token of this class, until ``sample`` tokens more are
+    kept; they are not ``plain``, and no estimate may count them: they were not drawn evenly.
     """
     if sample <= 0:
-        return np.empty(0, np.int32), np.empty(0, np.int32)
+        return np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, bool)
     base = np.uint64(splitmix64(seed & ((1 << 64) - 1)))
     document = np.asarray([document_hash(document.digest) for document in feed.documents], np.uint64)
     pieces = -(-feed.n_tokens.astype(np.int64) // SEGMENT)  # segments of each window
@@ -152,7 +164,31 @@ def sample_rows(feed: Feed, sample: int, seed: int) -> tuple[np.ndarray, np.ndar
     order = np.lexsort((begin, window, rank))
     end = np.minimum(begin + SEGMENT, feed.n_tokens[window])
     kept = np.cumsum((end - begin)[order])
-    chosen = np.sort(order[: 1 + int(np.searchsorted(kept, sample))])
+    n_plain = 1 + int(np.searchsorted(kept, sample))
+    plain = np.zeros(len(window), dtype=bool)
+    plain[order[:n_plain]] = True
+    rest = ((int(s), int(window[s]), int(begin[s]), int(end[s])) for s in order[n_plain:])
+    added = [] if by is None else _holding(feed, by, rest, sample)
+    chosen = np.sort(np.concatenate([order[:n_plain], np.asarray(added, dtype=order.dtype)]))
     length = (end - begin)[chosen]
     position = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
-    return np.repeat(window[chosen], length), (position + np.repeat(begin[chosen], length)).astype(np.int32)
+    where = np.repeat(window[chosen], length), (position + np.repeat(begin[chosen], length)).astype(np.int32)
+    return *where, np.repeat(plain[chosen], length)
+
+
+def _holding(feed: Feed, name: str, segments: Iterable[tuple[int, int, int, int]], sample: int) -> list[int]:
+    """The first of ``segments`` (number, window, begin, end) that hold a token of a class, ``sample`` tokens in all."""
+
+    def classes(window: int) -> dict[str, Any]:
+        return next(iter(feed.batch([window], "cpu").streams.values())).classes
+
+    if name not in classes(0):
+        raise PlanError(f"the corpus has no token class {name!r} to sample by; it has {', '.join(sorted(classes(0)))}")
+    found, tokens = [], 0
+    for segment, window, begin, end in segments:
+        if tokens >= sample:
+            break
+        if bool(classes(window)[name][0, begin:end].any()):
+            found.append(segment)
+            tokens += end - begin
+    return found

@@ -99,19 +99,19 @@ class TextWindows:
         import torch
 
         columns = self._columns(windows)
-        ids = torch.from_numpy(columns["ids"]).to(device)
-        real = torch.from_numpy(columns["real"]).to(device)
+        ids, real = torch.from_numpy(columns["ids"]), torch.from_numpy(columns["real"])
         inputs = {"input_ids": ids, "attention_mask": real.to(torch.int64)}
         if "token_type_ids" in self.model_inputs:
-            inputs["token_type_ids"] = torch.from_numpy(columns["types"]).to(device)
+            inputs["token_type_ids"] = torch.from_numpy(columns["types"])
         if self.decoder_start is None:
-            return WindowBatch(inputs, {"": self._facts(columns, device)})
+            return WindowBatch.on_host(inputs, {"": self._facts(columns)}).to(device)
         shifted = {name: _shift(column, self._opening(name)) for name, column in columns.items()}
-        inputs["decoder_input_ids"] = torch.from_numpy(shifted["ids"]).to(device)
+        inputs["decoder_input_ids"] = torch.from_numpy(shifted["ids"])
         inputs["decoder_attention_mask"] = inputs["attention_mask"]
         # A window of n tokens gives n decoder tokens, so both streams are padded alike.
         shifted["real"] = columns["real"]
-        return WindowBatch(inputs, {"encoder": self._facts(columns, device), "decoder": self._facts(shifted, device)})
+        streams = {"encoder": self._facts(columns), "decoder": self._facts(shifted)}
+        return WindowBatch.on_host(inputs, streams).to(device)
 
     def _opening(self, column: str) -> Any:
         """What the decoder's start token has in each column."""
@@ -171,13 +171,13 @@ class TextWindows:
             end = end + length
         return types
 
-    def _facts(self, columns: dict[str, np.ndarray], device: str) -> TokenFacts:
+    def _facts(self, columns: dict[str, np.ndarray]) -> TokenFacts:
         import torch
 
         from attnengine_kernels.call import TokenFacts
 
         def tensor(array: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+            return torch.from_numpy(np.ascontiguousarray(array))
 
         real = columns["real"]
         position = np.where(real, np.arange(real.shape[1]), -1).astype(np.int32)

@@ -164,7 +164,7 @@ class _Forward:
                 self.masks, module, query, key, value, mask, scaling=scaling, dropout=dropout, **kwargs
             )
         call = AttentionCall(
-            query, key, value, seen.lo, seen.hi, scale, asked.softcap, asked.sink, bias=seen.bias, lse=lse
+            query, key, value, seen.lo, seen.hi, scale, asked.softcap, asked.sink, seen.bias, lse, seen.bounds
         )
         ordinal = self.calls[name]
         self.calls[name] += 1

@@ -9,7 +9,7 @@ cases tried, every boolean mask was one interval of keys per row or absent, so t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -48,9 +48,16 @@ def refuse_large_mask(batch: int, pairs: int, bytes_per_pair: int) -> None:
 class Visibility:
     """What the rows of one attention call see; see :class:`attnengine_kernels.call.AttentionCall`."""
 
-    lo: Tensor  # (b, q) int32
+    bounds: Tensor  # (2, b, q) int32 on the host: lo, hi
+    lo: Tensor  # (b, q) int32 on the call's device
     hi: Tensor  # (b, q) int32
     bias: Tensor | None  # (1 or b, 1 or h, q, k), -inf hides
+
+    @classmethod
+    def of(cls, bounds: Tensor, bias: Tensor | None, device: torch.device) -> Visibility:
+        """The intervals (2, b, q) of the host, on the device too."""
+        lo, hi = bounds.to(device)
+        return cls(bounds, lo, hi, bias)
 
 
 class MaskReader:
@@ -58,12 +65,13 @@ class MaskReader:
 
     The kernels keep what they derive from ``lo`` and ``hi`` by identity. Masks are told apart by where their numbers
     lie in memory (some models slice the same mask anew in each layer); the reader keeps a reference to each mask, so
-    that no address can be used again while it lives. Intervals that come out equal are shared as well.
+    that no address can be used again while it lives. Intervals that come out equal are shared as well. What a mask says
+    comes to the host in one copy, the only time that capture waits for the device.
     """
 
     def __init__(self) -> None:
         self._kept: dict[tuple[Any, ...], tuple[object, Any]] = {}
-        self._intervals: list[tuple[Tensor, Tensor]] = []
+        self._intervals: list[Visibility] = []
 
     def read(
         self, mask: Tensor | None, position_bias: Tensor | None, causal: bool, query: Tensor, key: Tensor
@@ -103,7 +111,7 @@ class MaskReader:
 
     def widest(self, seen: Visibility) -> int:
         """The largest number of keys between ``lo`` and ``hi`` of any row."""
-        return self._once(("widest", id(seen)), seen, lambda: int((seen.hi - seen.lo).max()))
+        return int((seen.bounds[1] - seen.bounds[0]).max())
 
     def _once(self, identity: tuple[Any, ...], alive: object, make: Callable[[], T]) -> T:
         """What ``make`` returned the first time; ``alive`` is held on to, so that its identity stays its own."""
@@ -113,10 +121,10 @@ class MaskReader:
 
     def _share(self, found: Visibility) -> Visibility:
         """The same rows with the ``lo`` and ``hi`` of an earlier mask, where that one has equal intervals."""
-        for lo, hi in self._intervals:
-            if lo.device == found.lo.device and torch.equal(lo, found.lo) and torch.equal(hi, found.hi):
-                return Visibility(lo, hi, found.bias)
-        self._intervals.append((found.lo, found.hi))
+        for known in self._intervals:
+            if known.lo.device == found.lo.device and torch.equal(known.bounds, found.bounds):
+                return replace(known, bias=found.bias)
+        self._intervals.append(found)
         return found
 
 
@@ -125,16 +133,14 @@ def _identity(mask: Tensor | None) -> tuple[Any, ...]:
 
 
 def _hides(found: Visibility, keys: int) -> bool:
-    return bool((found.lo > 0).any() or (found.hi < keys).any())
+    return bool((found.bounds[0] > 0).any() or (found.bounds[1] < keys).any())
 
 
 def _unmasked(causal: bool, shape: tuple[int, int, int], device: torch.device) -> Visibility:
     batch, rows, keys = shape
-    lo = torch.zeros(batch, rows, dtype=torch.int32, device=device)
-    if not causal:
-        return Visibility(lo, torch.full_like(lo, keys), None)
-    hi = torch.arange(1, rows + 1, dtype=torch.int32, device=device).clamp(max=keys)
-    return Visibility(lo, hi.expand(batch, rows).contiguous(), None)
+    bounds = torch.zeros(2, batch, rows, dtype=torch.int32)
+    bounds[1] = torch.arange(1, rows + 1).clamp(max=keys) if causal else keys
+    return Visibility.of(bounds, None, device)
 
 
 def _without_broadcast(mask: Tensor) -> Tensor:
@@ -150,44 +156,47 @@ def _read(mask: Tensor, shape: tuple[int, int, int], dtype: torch.dtype) -> Visi
     if mask.dim() != 4:
         raise CaptureError(f"an attention mask of 4 dimensions was expected, got {tuple(mask.shape)}")
     small = _without_broadcast(mask)  # (1 or b, 1 or h, 1 or q, 1 or k)
-    visible, finite = small, None
+    visible = small
+    says_more = torch.zeros((), dtype=torch.bool, device=mask.device)
     if mask.dtype != torch.bool:
         limit = max(torch.finfo(mask.dtype).min / 2, HIDDEN_BELOW)
         visible = ~(small <= limit)  # NaN is visible: it must reach the statistics as it reaches the model
-        if bool((small.masked_fill(~visible, 0) != 0).any()):
-            finite = small
+        says_more = (small.masked_fill(~visible, 0) != 0).any()
         dtype = mask.dtype
-    lo, hi, whole = _intervals(visible, shape)
-    if whole and finite is None:
-        return Visibility(lo, hi, None)
+    bounds, whole, finite = _on_host(*_intervals(visible, shape[2]), says_more)
+    bounds = bounds.expand(2, *shape[:2]).contiguous()
+    if whole and not finite:
+        return Visibility.of(bounds, None, mask.device)
     refuse_large_mask(small.shape[0], small.shape[1] * shape[1] * shape[2], torch.finfo(dtype).bits // 8)
-    score = torch.zeros((), dtype=dtype, device=mask.device) if finite is None else finite
+    score = small if finite else torch.zeros((), dtype=dtype, device=mask.device)
     bias = torch.where(visible, score, float("-inf"))
-    return Visibility(lo, hi, bias.expand(-1, -1, shape[1], shape[2]))
+    return Visibility.of(bounds, bias.expand(-1, -1, shape[1], shape[2]), mask.device)
 
 
-def _intervals(visible: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor, bool]:
-    """``lo`` and ``hi`` (b, q) around the visible keys, and whether they say all there is to say."""
-    batch, rows, keys = shape
+def _intervals(visible: Tensor, keys: int) -> tuple[Tensor, Tensor]:
+    """``lo`` and ``hi`` (2, 1 or b, 1 or q) around the visible keys, and whether they say all there is to say."""
     any_head = visible.any(1)  # (1 or b, 1 or q, 1 or k)
-    alike = visible.shape[1] == 1 or bool((visible == any_head[:, None]).all())
     row = any_head.expand(-1, -1, keys)
     count = row.sum(-1)
     bits = row.to(torch.uint8)
     first = bits.argmax(-1)
     last = keys - bits.flip(-1).argmax(-1)
-    empty = count == 0
-    lo, hi = first.masked_fill(empty, 0), last.masked_fill(empty, 0)
-    whole = alike and bool((hi - lo == count).all())
-    lo, hi = (bound.to(torch.int32).expand(batch, rows).contiguous() for bound in (lo, hi))
-    return lo, hi, whole
+    bounds = torch.stack([first, last]).masked_fill(count == 0, 0)
+    return bounds, (visible == any_head[:, None]).all() & (bounds[1] - bounds[0] == count).all()
+
+
+def _on_host(bounds: Tensor, whole: Tensor, finite: Tensor) -> tuple[Tensor, bool, bool]:
+    """The intervals as int32 and the two answers, in one copy."""
+    told = torch.cat([bounds.flatten(), whole[None], finite[None]]).to(torch.int32).cpu()
+    return told[:-2].view(bounds.shape), bool(told[-2]), bool(told[-1])
 
 
 def _combine(found: Visibility, extra: Visibility) -> Visibility:
     """Visible where both are; biases add."""
-    lo, hi = found.lo, found.hi
-    if not (torch.equal(torch.maximum(lo, extra.lo), lo) and torch.equal(torch.minimum(hi, extra.hi), hi)):
-        lo = torch.maximum(lo, extra.lo)
-        hi = torch.maximum(torch.minimum(hi, extra.hi), lo)
+    (lo, hi), (other_lo, other_hi) = found.bounds, extra.bounds
     biases = [bias for bias in (found.bias, extra.bias) if bias is not None]
-    return Visibility(lo, hi, sum(biases[1:], biases[0]) if biases else None)
+    bias = sum(biases[1:], biases[0]) if biases else None
+    if bool((other_lo <= lo).all() and (other_hi >= hi).all()):
+        return replace(found, bias=bias)
+    lo = torch.maximum(lo, other_lo)
+    return Visibility.of(torch.stack([lo, torch.maximum(torch.minimum(hi, other_hi), lo)]), bias, found.lo.device)

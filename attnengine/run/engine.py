@@ -7,14 +7,15 @@ hands q, k and v to the kernels while they are alive. Nothing of size L×L outli
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
+from attnengine.corpus.feed import Feed, WindowBatch
 from attnengine.corpus.plan import Plan
-from attnengine.corpus.windows import Feed, WindowBatch
 from attnengine.errors import CaptureError, UnsupportedModelError
 from attnengine.model.capture import Capture
 from attnengine.model.load import LoadedModel
@@ -26,9 +27,12 @@ from attnengine.run.prefetch import batches
 from attnengine.run.sampling import Sample
 from attnengine.run.threads import using_threads
 from attnengine.statistics.accumulate import PILOT_SUMS, Pilot, SiteSums
+from attnengine.statistics.key_tokens import TokenRows
 from attnengine.statistics.row_pass import read_rows
 from attnengine.statistics.row_values import own_sums
-from attnengine_kernels import AttentionCall, Memory, TokenFacts, head_sums
+from attnengine_kernels import AttentionCall, Memory, head_sums
+
+T = TypeVar("T")
 
 MASS_DEFECT_GATE = 1e-3  # above it, statistics and model used different masks (KERNELS.md section 4)
 
@@ -51,12 +55,12 @@ class Job:
         return int(self.feed.n_tokens.max())
 
 
-def streams_of(site: Site, batch: WindowBatch) -> tuple[TokenFacts, TokenFacts]:
-    """Token facts of a site's queries and keys: cross-attention asks from the decoder into the encoder."""
+def streams_of(site: Site, streams: Mapping[str, T]) -> tuple[T, T]:
+    """What is told of a site's queries and keys: cross-attention asks from the decoder into the encoder."""
     if site.kind == "cross":
-        return batch.streams["decoder"], batch.streams["encoder"]
-    facts = batch.streams.get(site.stack) or next(iter(batch.streams.values()))
-    return facts, facts
+        return streams["decoder"], streams["encoder"]
+    stack = site.stack if site.stack in streams else next(iter(streams))
+    return streams[stack], streams[stack]
 
 
 def site_sums(job: Job, site: Site, call: AttentionCall, batch: WindowBatch, memory: Memory) -> dict[str, torch.Tensor]:
@@ -64,7 +68,7 @@ def site_sums(job: Job, site: Site, call: AttentionCall, batch: WindowBatch, mem
 
     ``memory`` keeps what depends on tokens and mask only, so that the layers of a forward share it.
     """
-    queries, keys = streams_of(site, batch)
+    queries, keys = streams_of(site, batch.streams)
     seen = (call.query.shape[0], call.query.shape[2], call.key.shape[2])
     expected = (*queries.real.shape, keys.real.shape[1])
     if seen != expected:
@@ -99,7 +103,8 @@ def _sums_of(job: Job, capture: Capture, window: int, found: dict[int, list[dict
         if not job.chosen[site.site]:
             return
         sums = site_sums(job, site, call, batch, memory)
-        found[site.site].append({name: value for name, value in sums.items() if name in PILOT_SUMS})
+        check_mass(site, job.chosen[site.site], sums["mass_defect_max"].amax(0))
+        found[site.site].append({name: value.cpu() for name, value in sums.items() if name in PILOT_SUMS})
 
     capture.forward(batch.inputs, on_call)
 
@@ -136,7 +141,7 @@ def _pass(
     advance: Callable[[int], None],
 ) -> dict[str, torch.Tensor]:
     """One pass over a shard, in batches of at most ``limit`` padded tokens."""
-    plan, sums, sample = job.plan, [SiteSums(pilot) for pilot in pilots], Sample()
+    plan, sums, sample = job.plan, no_sums(job, pilots), Sample()
     group_of = torch.from_numpy(plan.group).long()
     cut = [piece for index in plan.shards[shard] for piece in _cut(job, plan.batches[index], limit)]
     with Capture(job.loaded.model, job.sites) as capture, closing(batches(job.feed, cut, job.device)) as ready:
@@ -145,8 +150,17 @@ def _pass(
             tokens = int(job.feed.n_tokens[list(windows)].sum())
             note(tokens)
             advance(tokens)
+    sums = [one.on_host() for one in sums]  # up to here nothing of a shard has left the device
+    for site, heads, one in zip(job.sites, job.chosen, sums, strict=True):
+        if heads:
+            check_mass(site, heads, one.extremes["mass_defect_max"])
     seen = [window for windows in cut for window in windows]
     return shards.pack_sums(sums, torch.unique(group_of[seen])) | sample.tensors()
+
+
+def no_sums(job: Job, pilots: list[Pilot]) -> list[SiteSums]:
+    """Sums of every site to add to, on the job's device."""
+    return [SiteSums(pilot.to(job.device)) for pilot in pilots]
 
 
 def _padded(job: Job, windows: tuple[int, ...]) -> int:
@@ -179,37 +193,44 @@ def run_batch(
 ) -> None:
     """One batch through the model, its attention calls into ``sums`` and ``sample``; ``batch``: made ahead."""
     batch = batch or job.feed.batch(windows, job.device)
-    rows, where = sampling.batch_sample(job.plan, windows)
-    memory = Memory()
+    rows, where, n_plain = sampling.batch_sample(job.plan, windows)
+    memory, n_groups, device = Memory(), job.plan.n_groups, job.device
+    of_window = group.to(device)
+    tokens = {name: TokenRows.of(stream, device) for name, stream in batch.streams.items()}
 
     def on_call(site: Site, call: AttentionCall) -> None:
-        heads = job.chosen[site.site]
-        if not heads:
+        if not job.chosen[site.site]:
             return
         found = site_sums(job, site, call, batch, memory)
-        check_mass(site, heads, found)
-        sums[site.site].add(found, group, job.plan.n_groups)
-        sums[site.site].tokens.add(found, streams_of(site, batch)[1])
+        sums[site.site].add(found, of_window, n_groups)
+        sums[site.site].tokens.add(found, streams_of(site, tokens)[1])
         if len(rows):
             # Hundreds of small operations: on several threads each waits for all, ten times as long on a busy machine.
             with using_threads(1):
-                of_rows(site, call)
+                for some, plain in ((where[:n_plain], True), (where[n_plain:], False)):
+                    if len(some):
+                        of_rows(site, call, some, plain)
 
-    def of_rows(site: Site, call: AttentionCall) -> None:
-        heads, facts, cross = job.chosen[site.site], streams_of(site, batch), site.kind == "cross"
-        found = read_rows(call, heads, *facts, where, cross=cross, max_length=job.max_length)
-        sample.take(site.site, call, where, found)
-        sums[site.site].add(own_sums(found.values), group[where[:, 0]], job.plan.n_groups)
-        sums[site.site].add(found.types, group[found.windows], job.plan.n_groups)
+    def of_rows(site: Site, call: AttentionCall, where: torch.Tensor, plain: bool) -> None:
+        heads, facts, here = job.chosen[site.site], *(streams_of(site, one) for one in (batch.streams, batch.here))
+        found = read_rows(call, heads, facts, here, where, cross=site.kind == "cross", max_length=job.max_length)
+        sample.take(site.site, call, where, found if plain else found.without_values())
+        if not plain:
+            return
+        sums[site.site].add(own_sums(found.values), group[where[:, 0]].to(device), n_groups)
+        sums[site.site].add(found.types, group[found.windows].to(device), n_groups)
 
     capture.forward(batch.inputs, on_call)
     if len(rows):
         sample.rows.append(rows)
 
 
-def check_mass(site: Site, heads: Sequence[int], sums: dict[str, torch.Tensor]) -> None:
-    """CaptureError if a pattern does not sum to 1: the statistics and the model used different masks."""
-    worst = sums["mass_defect_max"].nan_to_num(0.0).amax(0)  # (h,); NaN heads are reported as such, at the end
+def check_mass(site: Site, heads: Sequence[int], defect: torch.Tensor) -> None:
+    """CaptureError if a pattern does not sum to 1: the statistics and the model used different masks.
+
+    ``defect`` (h,) is the worst row of each head; asked of the pilots' windows, before a run begins, and of each shard.
+    """
+    worst = defect.nan_to_num(0.0)  # NaN heads are reported as such, at the end
     if float(worst.max()) > MASS_DEFECT_GATE:
         head = heads[int(worst.argmax())]
         raise CaptureError(

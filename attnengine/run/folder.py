@@ -116,7 +116,7 @@ def _write_plan(run: Path, job: Job, manifest: dict[str, Any]) -> None:
         "documents": lambda: provenance.documents_frame(job.feed),
         "shards/plan": lambda: provenance.shards_frame(job.feed, job.plan),
         "shards/vocabulary": lambda: provenance.vocabulary_frame(job.loaded.tokenizer),
-        "shards/tokens": lambda: job.feed.describe(job.plan.sample_window, job.plan.sample_position, text=text),
+        "shards/tokens": lambda: provenance.tokens_frame(job.feed, job.plan, text=text),
     }
     for name, make in start.items():
         if not (run / f"{name}.parquet").exists():

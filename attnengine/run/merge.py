@@ -118,6 +118,8 @@ class _Merge:
         manifest = self._manifest(run, folder, heads, reporter) | {"derived": derived}
         store.write_manifest(run, manifest)
         _clear(run, keep=(folder, str(before.get("tables", ""))) if not self.last else ())
+        if len(self.done) == len(self.plan.shards):  # nobody writes shards any more
+            disk.remove_temporaries(run)
 
     def _write_tables(self, where: Path) -> pd.DataFrame:
         stats, chosen = str(self.plan.manifest["settings"]["stats"]), self.plan.chosen

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from attnengine.corpus.windows import Feed, WindowBatch
-from attnengine_kernels import TokenFacts
 
 Windows = tuple[int, ...]
 
@@ -24,30 +21,17 @@ def batches(feed: Feed, pieces: Iterable[Windows], device: str) -> Generator[tup
     cuda = torch.device(device).type == "cuda"
 
     def make(windows: Windows) -> WindowBatch:
-        return mapped(feed.batch(windows, "cpu"), Tensor.pin_memory) if cuda else feed.batch(windows, device)
+        return feed.batch(windows, "cpu").pinned() if cuda else feed.batch(windows, device)
+
+    def here(batch: WindowBatch) -> WindowBatch:
+        return batch.to(device, non_blocking=True) if cuda else batch
 
     with ThreadPoolExecutor(1, "attnengine-feed") as thread:
         ahead = None
         for windows in pieces:
             coming = windows, thread.submit(make, windows)
             if ahead is not None:
-                yield ahead[0], _here(ahead[1].result(), device, cuda)
+                yield ahead[0], here(ahead[1].result())
             ahead = coming
         if ahead is not None:
-            yield ahead[0], _here(ahead[1].result(), device, cuda)
-
-
-def _here(batch: WindowBatch, device: str, cuda: bool) -> WindowBatch:
-    return mapped(batch, lambda tensor: tensor.to(device, non_blocking=True)) if cuda else batch
-
-
-def mapped(batch: WindowBatch, change: Callable[[Tensor], Tensor]) -> WindowBatch:
-    """The batch with every tensor changed; streams that share their facts go on sharing them."""
-    facts: dict[int, TokenFacts] = {}
-    for one in batch.streams.values():
-        if id(one) not in facts:
-            tensors = {name: change(value) for name, value in vars(one).items() if isinstance(value, Tensor)}
-            classes = {name: change(value) for name, value in one.classes.items()}
-            facts[id(one)] = replace(one, **tensors, classes=classes)
-    inputs = {name: change(value) for name, value in batch.inputs.items()}
-    return WindowBatch(inputs, {name: facts[id(one)] for name, one in batch.streams.items()})
+            yield ahead[0], here(ahead[1].result())

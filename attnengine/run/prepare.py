@@ -26,11 +26,10 @@ from attnengine.model.load import LoadedModel
 from attnengine.model.self_check import self_check
 from attnengine.run.batch_size import batch_tokens_for
 from attnengine.run.choice import choose
-from attnengine.run.engine import Job, make_pilots, run_batch
+from attnengine.run.engine import Job, make_pilots, no_sums, run_batch
 from attnengine.run.progress import Reporter
 from attnengine.run.sampling import Sample
 from attnengine.run.settings import RunSettings
-from attnengine.statistics.accumulate import SiteSums
 from attnengine.statistics.own import OWN
 from attnengine_kernels import path_for
 
@@ -67,6 +66,7 @@ def make_job(
         batch_tokens=settings.batch_tokens,
         shard_tokens=settings.shard_tokens,
         sample=settings.sample,
+        sample_by=settings.sample_by,
         seed=settings.seed,
         identity=identity,
     )
@@ -159,7 +159,11 @@ def first_manifest(job: Job, settings: RunSettings, checked: dict[str, Any]) -> 
             "fingerprint": fingerprint,
             "left_out": feed.left_out,
         },
-        "sample": {"tokens": job.plan.n_samples},
+        "sample": {
+            "tokens": job.plan.n_samples,
+            "by": settings.sample_by,
+            "in_estimates": int(job.plan.sample_plain.sum()),
+        },
         "settings": settings.as_dict(),
         "chosen_heads": [list(heads) for heads in job.chosen],
         "own_statistics": [one.as_dict() for one in OWN.values()],
@@ -244,6 +248,6 @@ def time_estimate(job: Job) -> float:
     with Capture(job.loaded.model, job.sites) as capture:
         for _ in range(2):
             started = time.perf_counter()
-            run_batch(job, capture, windows, group, [SiteSums(pilot) for pilot in pilots], Sample())
+            run_batch(job, capture, windows, group, no_sums(job, pilots), Sample())
     seconds = time.perf_counter() - started
     return seconds * float(job.feed.n_tokens.sum()) / float(job.feed.n_tokens[list(windows)].sum())

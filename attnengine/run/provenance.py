@@ -75,6 +75,12 @@ def documents_frame(feed: Feed) -> pd.DataFrame:
     )
 
 
+def tokens_frame(feed: Feed, plan: Plan, *, text: bool) -> pd.DataFrame:
+    """The table ``tokens``; where tokens were added for a class, ``in_estimates`` says which were not."""
+    frame = feed.describe(plan.sample_window, plan.sample_position, text=text)
+    return frame if plan.sample_plain.all() else frame.assign(in_estimates=plan.sample_plain)
+
+
 def vocabulary_frame(tokenizer: Any) -> pd.DataFrame:
     """How every entry of the vocabulary is written (token_id, text); of an image processor, which has none, no row.
 

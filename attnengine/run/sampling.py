@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ class Sample:
 
     def take(self, site: int, call: AttentionCall, where: Tensor, found: SampledRows) -> None:
         """Gather the sampled tokens of one attention call; ``where`` (n, 2) int64 are (row of batch, position)."""
-        window, position = where.to(call.query.device).unbind(1)
+        window, position = where.to(call.query.device, non_blocking=True).unbind(1)
         arrays = {
             "queries": call.query[window, :, position],  # (n, h, d)
             "keys": call.key[window, :, position],  # (n, hkv, d)
@@ -36,27 +37,48 @@ class Sample:
             "top_weights": found.top.weights,  # (n, h, 16)
         } | {ROW + name: value for name, value in found.values.items()}
         for name, tensor in arrays.items():
-            # A copy on the host: the model's tensors are freed when the layer returns.
-            stored = tensor.to("cpu", torch.int32 if name == "top_keys" else torch.float32, copy=True)
-            self.pieces[site][name].append(stored)
+            dtype = torch.int32 if name == "top_keys" else torch.float32
+            self.pieces[site][name].append(_copied(tensor.to(dtype)))
 
     def tensors(self) -> dict[str, Tensor]:
         """Flat names for the disk: ``sample.rows`` and ``sample.<site>.<array>``."""
         if not self.rows:
             return {}
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()  # copies on their way to the host
         out = {"sample.rows": torch.cat(self.rows)}
         for site, arrays in self.pieces.items():
             out |= {f"sample.{site}.{name}": torch.cat(parts).contiguous() for name, parts in arrays.items()}
         return out
 
 
-def batch_sample(plan: Plan, windows: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Which sampled tokens lie in a batch: rows of ``tokens`` (n,), and (row of batch, position) pairs (n, 2)."""
+def _copied(tensor: Tensor) -> Tensor:
+    """A copy on the host: the model's tensors are freed when the layer returns.
+
+    From CUDA into pinned memory, which is not waited for: :meth:`Sample.tensors` does that once.
+    """
+    if tensor.device.type == "cpu":
+        return tensor.clone()
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+
+
+class BatchSample(NamedTuple):
+    """The sampled tokens of a batch: those that estimates are made from, then those added for a class."""
+
+    rows: Tensor  # (n,) int64: rows of the table ``tokens``
+    where: Tensor  # (n, 2) int64: (row of the batch, position)
+    n_plain: int  # those in front
+
+
+def batch_sample(plan: Plan, windows: tuple[int, ...]) -> BatchSample:
+    """Which sampled tokens lie in a batch."""
     lookup = {window: b for b, window in enumerate(windows)}
     rows = np.flatnonzero(np.isin(plan.sample_window, list(windows)))
+    rows = rows[np.argsort(~plan.sample_plain[rows], kind="stable")]
     batch_row = [lookup[window] for window in plan.sample_window[rows].tolist()]
     where = np.stack([np.asarray(batch_row, np.int64), plan.sample_position[rows].astype(np.int64)], axis=1)
-    return torch.from_numpy(rows.astype(np.int64)), torch.from_numpy(where)
+    n_plain = int(plan.sample_plain[rows].sum())
+    return BatchSample(torch.from_numpy(rows.astype(np.int64)), torch.from_numpy(where), n_plain)
 
 
 def stored_dtype(array: np.ndarray, *, source_fp32: bool) -> np.ndarray:

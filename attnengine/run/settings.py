@@ -20,6 +20,7 @@ class RunSettings:
     batch_tokens: int | None = None  # padded tokens a batch; None: 4096, on CUDA what its free memory holds
     shard_tokens: int = 32768  # real tokens a shard on average: what a kill can lose
     sample: int = 5000  # tokens whose q, k, v are kept
+    sample_by: str | None = None  # as many tokens again, of segments that hold this class; no estimate is made of them
     seed: int = 0
     max_tokens: int | None = None  # stop adding windows once this many tokens are in
     threads: int | None = None  # of torch's CPU operations, whose last bits depend on it; None: as torch has it
@@ -37,6 +38,8 @@ class RunSettings:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if self.sample < 0:
             raise ValueError(f"sample must be 0 or more tokens, got {self.sample}")
+        if self.sample_by is not None and not self.sample:
+            raise ValueError("sample_by adds to a sample: it needs a sample above 0")
         check_classes(self.token_class)
 
     def as_dict(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from attnengine.statistics.adding import add_at
 from attnengine.statistics.key_tokens import KeyTokens
 from attnengine_kernels.sums import PER_KEY
 
@@ -35,10 +36,6 @@ MOMENTS = {
     "distance_qk_m2": ("distance_qk", "distance_pairs", "qk"),
     "distance_m2": ("distance_sum", "distance_pairs", "distance"),
 }
-#: what a pilot is made from
-PILOT_SUMS = ("n_pairs", "score_mean", "score_mean_n", "distance_sum", "distance_pairs", "qk")
-
-
 #: The sums that a pilot is made from; only "all" runs have them all, and only self-attention has distances.
 PILOT_SUMS = ("n_pairs", "score_mean", "score_mean_n", "qk", "distance_sum", "distance_pairs")
 
@@ -50,6 +47,10 @@ class Pilot:
     score: Tensor  # (h,) fp64
     qk: Tensor  # (h, d) fp64
     distance: Tensor  # () fp64
+
+    def to(self, device: torch.device | str) -> Pilot:
+        """The same on a device."""
+        return Pilot(self.score.to(device), self.qk.to(device), self.distance.to(device))
 
     @classmethod
     def zero(cls, n_heads: int, d_qk: int) -> Pilot:
@@ -100,9 +101,10 @@ class SiteSums:
     tokens: KeyTokens = field(default_factory=KeyTokens)
 
     def add(self, sums: Mapping[str, Tensor], group: Tensor, n_groups: int) -> None:
-        """Add one batch: ``sums`` (windows, ...) from the kernels, ``group`` (windows,) int64.
+        """Add one batch: ``sums`` (windows, ...) from the kernels, ``group`` (windows,) int64 on the same device.
 
-        What the kernels give per key is left to ``tokens.add``, which knows what the keys are.
+        Sums stay on that device, where the pilot has to be, and nothing waits for it. What the kernels give per key is
+        left to ``tokens.add``, which knows what the keys are.
         """
         for name, value in shifted(sums, self.pilot).items():
             if name in PER_KEY:
@@ -115,8 +117,15 @@ class SiteSums:
                 self._merge(self.extremes, name, value.amax(0), torch.maximum)
             else:
                 if name not in self.grouped:
-                    self.grouped[name] = torch.zeros((n_groups, *value.shape[1:]), dtype=torch.float64)
-                self.grouped[name].index_add_(0, group, value)
+                    self.grouped[name] = value.new_zeros((n_groups, *value.shape[1:]), dtype=torch.float64)
+                add_at(self.grouped[name], group, value)
+
+    def on_host(self) -> SiteSums:
+        """The same in the host's memory, for the disk; this waits for the device."""
+        grouped, pooled, extremes = (
+            {name: value.cpu() for name, value in sums.items()} for sums in (self.grouped, self.pooled, self.extremes)
+        )
+        return SiteSums(self.pilot.to("cpu"), grouped, pooled, extremes, self.tokens.on_host())
 
     def merge(self, other: SiteSums) -> None:
         """Add what another shard has of the same site, under the same plan (so the same groups and pilot)."""

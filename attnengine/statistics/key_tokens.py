@@ -18,47 +18,82 @@ import torch
 from torch import Tensor
 
 from attnengine.records import Site
+from attnengine.statistics.adding import add_at
 from attnengine_kernels import TokenFacts
 
 KEPT = 50  # tokens a head keeps in the table
 FIELDS = ("token_id", "n_keys", "expected", "mass")
 
 
+@dataclass(frozen=True)
+class TokenRows:
+    """Which tokens the keys of a batch are: worked out once for all its layers."""
+
+    token_id: Tensor  # (t,) int64 on the host, ascending
+    row: Tensor  # (b k,) int64 on the device of the sums: which of them each key is
+
+    @classmethod
+    def of(cls, keys: TokenFacts, device: torch.device | str) -> TokenRows | None:
+        """From facts on the host; None without token ids (patches have no vocabulary)."""
+        if keys.token_id is None:
+            return None
+        token_id, row = torch.unique(keys.token_id.reshape(-1), return_inverse=True)
+        return cls(token_id, row.to(device, non_blocking=True))
+
+
 @dataclass
 class KeyTokens:
-    """Attention received by token, for one site; rows ascend by token id."""
+    """Attention received by token, for one site; rows ascend by token id. Ids on the host, sums on one device."""
 
     token_id: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))  # (t,)
     n_keys: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))  # (t,) keys that some row sees
     expected: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))  # (t,)
     mass: Tensor | None = None  # (t, h) fp64
 
-    def add(self, sums: Mapping[str, Tensor], keys: TokenFacts) -> None:
+    def add(self, sums: Mapping[str, Tensor], tokens: TokenRows | None) -> None:
         """Add one batch: ``received`` (b, h, k) and ``received_fair`` (b, k) of :mod:`attnengine_kernels.sums`."""
-        if keys.token_id is None or "received" not in sums:  # patches have no vocabulary; core runs do not ask
+        if tokens is None or "received" not in sums:  # core runs do not ask
             return
         fair = sums["received_fair"].reshape(-1)  # (b k,)
-        seen = torch.nonzero(fair > 0).squeeze(1)
-        token_id, row = torch.unique(keys.token_id.cpu().reshape(-1)[seen], return_inverse=True)
-        received = sums["received"].transpose(1, 2).reshape(len(fair), -1)[seen]  # (seen, h)
-        mass = received.new_zeros(len(token_id), received.shape[1]).index_add_(0, row, received)
-        expected = fair.new_zeros(len(token_id)).index_add_(0, row, fair[seen])
-        self.merge(KeyTokens(token_id, torch.bincount(row, minlength=len(token_id)), expected, mass))
+        received = sums["received"].transpose(1, 2).reshape(len(fair), -1)  # (b k, h)
+        n = len(tokens.token_id)
+        found = KeyTokens(
+            tokens.token_id,
+            torch.zeros(n, dtype=torch.int64, device=fair.device),
+            fair.new_zeros(n),
+            received.new_zeros(n, received.shape[1]),
+        )
+        assert found.mass is not None
+        add_at(found.n_keys, tokens.row, (fair > 0).long())
+        add_at(found.expected, tokens.row, fair)
+        add_at(found.mass, tokens.row, received)
+        self.merge(found)
 
     def merge(self, other: KeyTokens) -> None:
         """Add what another batch or shard has of the same site."""
         if other.mass is None:
             return
+        device = other.mass.device
         if self.mass is None:
             self.mass = other.mass.new_zeros(0, other.mass.shape[1])
+            self.n_keys, self.expected = self.n_keys.to(device), self.expected.to(device)
         known = torch.unique(torch.cat([self.token_id, other.token_id]))
+        mine, theirs = (torch.searchsorted(known, one.token_id).to(device) for one in (self, other))
         for name in FIELDS[1:]:
-            mine, theirs = getattr(self, name), getattr(other, name)
-            total = mine.new_zeros(len(known), *mine.shape[1:])
-            total[torch.searchsorted(known, self.token_id)] = mine
-            total[torch.searchsorted(known, other.token_id)] += theirs  # token ids are unique on either side
+            before, added = getattr(self, name), getattr(other, name)
+            total = before.new_zeros(len(known), *before.shape[1:])
+            total[mine] = before
+            total[theirs] += added  # token ids are unique on either side
             setattr(self, name, total)
         self.token_id = known
+
+    def on_host(self) -> KeyTokens:
+        """The same on the host, without tokens that no row saw (padding)."""
+        if self.mass is None:
+            return self
+        n_keys, expected, mass = (value.cpu() for value in (self.n_keys, self.expected, self.mass))
+        seen = n_keys > 0
+        return KeyTokens(self.token_id[seen], n_keys[seen], expected[seen], mass[seen])
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
         """Flat names for the disk: ``<prefix>.<field>``; nothing where nothing was added."""

@@ -23,7 +23,7 @@ are left, without token ids or sentences (pictures) the types that ask for them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -44,13 +44,20 @@ NO_LOG = -1e4  # log p of a hidden key, whose p is 0: finite, so that p log p is
 
 
 def type_sums(
-    part: PatternRows, queries: TokenFacts, keys: TokenFacts, windows: Tensor, *, cross: bool, max_length: int
+    part: PatternRows,
+    queries: TokenFacts,
+    keys: TokenFacts,
+    windows: Tensor,
+    runs: Sequence[Run],
+    *,
+    cross: bool,
+    max_length: int,
 ) -> Sums:
     """The sums of this module's names over some sampled rows, a row for each of ``windows`` (w,) int64, ascending.
 
-    fp64, on the rows' device; ``max_length`` fixes the offset bins.
+    fp64; everything is on one device, and nothing waits for it. ``runs`` are :func:`runs_of` the same rows,
+    ``max_length`` fixes the offset bins.
     """
-    windows = windows.to(part.window.device)
     counted = queries.counted[part.window, part.position]
     part = part._replace(visible=part.visible & counted[:, None])  # a row that only repeats sees nothing here
     position = queries.position[part.window, part.position]  # (n,)
@@ -68,7 +75,7 @@ def type_sums(
     sums = {name: _per_window(mine, value) for name, value in found.items()}
     if not cross:
         spread = (found["_m"] / found["_n"].clamp(min=1)[:, None]).to(part.p.dtype)  # (n, h)
-        sums |= _by_offset(part, position, keys, masks | {"outside": placed}, spread, windows, max_length)
+        sums |= _by_offset(part, masks | {"outside": placed}, spread, runs, len(windows), max_length)
     return {name: value for name, value in sums.items() if not name.startswith("_")}
 
 
@@ -161,20 +168,14 @@ def _squares(p: Tensor, outside: Tensor, near: Tensor, m: Tensor, n: Tensor) -> 
 
 
 def _by_offset(
-    part: PatternRows,
-    position: Tensor,
-    keys: TokenFacts,
-    masks: dict[str, Tensor],
-    spread: Tensor,
-    windows: Tensor,
-    max_length: int,
+    part: PatternRows, masks: dict[str, Tensor], spread: Tensor, runs: Sequence[Run], n_windows: int, max_length: int
 ) -> Sums:
     """Sums over pairs by signed offset, run by run of consecutive rows: a run's rows are shifted against each other."""
     names = ["outside", *(name for name in BY_TOKEN if name in masks)]
     flags = torch.stack([masks[name] for name in names], dim=1).to(part.p.dtype)  # (n, c, k)
     h, span = part.p.shape[1], max(max_length, EXACT_OFFSETS)
-    full = part.p.new_zeros(len(windows), 2 * h + len(names), 2 * span - 1, dtype=torch.float64)
-    for run in _runs(part, position, keys, windows):
+    full = part.p.new_zeros(n_windows, 2 * h + len(names), 2 * span - 1, dtype=torch.float64)
+    for run in runs:
         kept = flags[run.rows]
         counts = _skewed(kept, kept[:, :1])  # (r, c, k + r − 1); targets are ∉ Z anyway
         even = spread[run.rows].T @ counts[:, 0]  # (h, k + r − 1)
@@ -183,7 +184,7 @@ def _by_offset(
     return _binned(full, h, names, max_length)
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
     """Consecutive queries of one window that have positions."""
 
     rows: slice  # of the part
@@ -191,18 +192,22 @@ class _Run(NamedTuple):
     lowest: int  # offset of the last key from the first row
 
 
-def _runs(part: PatternRows, position: Tensor, keys: TokenFacts, windows: Tensor) -> Iterator[_Run]:
-    first_key = (keys.position >= 0).int().argmax(dim=1)[part.window]  # (n,) index of the key at position 0
-    slot, last_key = torch.searchsorted(windows, part.window.contiguous()), keys.position.shape[1] - 1
-    facts = torch.stack([slot, part.position, position, position + first_key - last_key], dim=1).tolist()
-    begin = 0
+def runs_of(rows: Tensor, queries: TokenFacts, keys: TokenFacts, windows: Tensor) -> list[Run]:
+    """The runs of ``rows`` (n, 2), (window, query), all on the host; ``windows`` (w,): all that have sampled rows."""
+    window, index = rows.unbind(1)
+    position = queries.position[window, index]
+    first_key = (keys.position >= 0).int().argmax(dim=1)[window]  # (n,) index of the key at position 0
+    slot, last_key = torch.searchsorted(windows, window.contiguous()), keys.position.shape[1] - 1
+    facts = torch.stack([slot, index, position, position + first_key - last_key], dim=1).tolist()
+    found, begin = [], 0
     for end in range(1, len(facts) + 1):
-        window, index, at, lowest = facts[begin]
-        if end < len(facts) and facts[end][:2] == [window, index + end - begin] and (facts[end][2] >= 0) == (at >= 0):
+        which, first, at, lowest = facts[begin]
+        if end < len(facts) and facts[end][:2] == [which, first + end - begin] and (facts[end][2] >= 0) == (at >= 0):
             continue
         if at >= 0:
-            yield _Run(slice(begin, end), window, lowest)
+            found.append(Run(slice(begin, end), which, lowest))
         begin = end
+    return found
 
 
 def _skewed(x: Tensor, keep: Tensor) -> Tensor:

@@ -38,6 +38,8 @@ def check_call(call: AttentionCall) -> None:
         _expect("sink", call.sink, (h,))
     if call.lse is not None:
         _expect("lse", call.lse, (b, h, n_query))
+    if call.bounds is not None:
+        _expect("bounds", call.bounds, (2, b, n_query))
     if call.softcap is not None and not call.softcap > 0:
         raise ValueError(f"softcap: expected a positive number or None, got {call.softcap}")
     if call.bias is not None:

@@ -44,7 +44,7 @@ class Prepared:
     keys: TokenFacts
     cross: bool
     max_length: int
-    given: tuple[Tensor, Tensor]  # copies of lo, hi as they came
+    given: Tensor  # (2, b, q) int32: lo, hi as they came
     hidden: Array  # (1 or b, q, k) bool, or (0, 0, 0) where no bias hides a pair
     lo: Array  # (b, q) int32, clamped; lo == hi for rows that do not count
     hi: Array  # (b, q) int32
@@ -68,7 +68,7 @@ class Prepared:
     counted_keys: Array  # (b, k) bool
     offset_bin: Array  # (span,) int64: profile bin by (key position - query position + last query position)
     counts: HeadSums  # every output that does not depend on the head
-    moved: dict[torch.device, Any] = field(default_factory=dict)  # what a path keeps of these facts on its device
+    moved: dict[Any, Any] = field(default_factory=dict)  # what a path keeps of these facts on its device
 
     @cached_property
     def windows(self) -> list[Window]:
@@ -125,21 +125,20 @@ class Memory:
         self, call: AttentionCall, queries: TokenFacts, keys: TokenFacts, *, cross: bool, max_length: int | None
     ) -> Prepared:
         """The prepared facts of a call, worked out now if they are not known. Raises what :func:`prepare` raises."""
-        hidden = hidden_pairs(call.bias)
+        hidden, bounds = hidden_pairs(call.bias), call.on_host()
         longest = max_length or max(call.query.shape[2], call.key.shape[2])
         for known in self._kept:
-            if (known.cross, known.max_length) == (cross, longest) and _same(known, call, queries, keys, hidden):
+            if (known.cross, known.max_length) == (cross, longest) and _same(known, bounds, queries, keys, hidden):
                 return known
-        made = prepare(queries, keys, call.lo, call.hi, cross=cross, max_length=longest, hidden=hidden)
+        made = prepare(queries, keys, bounds, cross=cross, max_length=longest, hidden=hidden)
         self._kept.append(made)
         return made
 
 
-def _same(known: Prepared, call: AttentionCall, queries: TokenFacts, keys: TokenFacts, hidden: Tensor | None) -> bool:
+def _same(known: Prepared, bounds: Tensor, queries: TokenFacts, keys: TokenFacts, hidden: Tensor | None) -> bool:
     if known.queries is not queries or known.keys is not keys or (hidden is None) != (known.hidden.size == 0):
         return False
-    pairs = [(known.given[0], call.lo), (known.given[1], call.hi)]
-    if not all(torch.equal(kept, came) for kept, came in pairs):
+    if not torch.equal(known.given, bounds):
         return False
     return hidden is None or np.array_equal(known.hidden, _array(hidden))
 
@@ -147,8 +146,7 @@ def _same(known: Prepared, call: AttentionCall, queries: TokenFacts, keys: Token
 def prepare(
     queries: TokenFacts,
     keys: TokenFacts,
-    lo: Tensor,
-    hi: Tensor,
+    bounds: Tensor,
     *,
     cross: bool = False,
     max_length: int | None = None,
@@ -156,18 +154,20 @@ def prepare(
 ) -> Prepared:
     """Facts and mask of a batch, worked out once for every layer that shares them.
 
-    ``lo``, ``hi`` (b, q) int32 as in AttentionCall; ``hidden`` (1 or b, q, k) bool marks pairs that a bias of -inf
-    hides. O(b q k) cheap operations, O(b (q + k)) memory. Raises ValueError for shapes that do not fit.
+    ``bounds`` (2, b, q) int32 are lo and hi of the AttentionCall, on the host; ``hidden`` (1 or b, q, k) bool marks
+    pairs that a bias of -inf hides. O(b q k) cheap operations, O(b (q + k)) memory. Raises ValueError for shapes that
+    do not fit.
     """
-    (b, n_query), n_key = lo.shape, keys.real.shape[1]
+    (_, b, n_query), n_key = bounds.shape, keys.real.shape[1]
     check_facts(queries, "queries", b, n_query)
     check_facts(keys, "keys", b, n_key)
     longest = max_length or max(n_query, n_key)
     if not cross:
         check_length(queries, keys, longest)
     real, counted = _array(keys.real), _array(queries.counted)
-    low = np.clip(_array(lo), 0, n_key).astype(np.int32)
-    high = np.where(counted, np.clip(_array(hi), low, n_key), low).astype(np.int32)
+    lo, hi = _array(bounds)
+    low = np.clip(lo, 0, n_key).astype(np.int32)
+    high = np.where(counted, np.clip(hi, low, n_key), low).astype(np.int32)
     veil = np.zeros((0, 0, 0), np.bool_) if hidden is None else _array(hidden)
     seen, key_rows, fair = _visibility(low, high, veil, n_key)
     position, key_position = _array(queries.position).astype(np.int32), _array(keys.position).astype(np.int32)
@@ -189,7 +189,7 @@ def prepare(
     step = np.arange(last + max(int(key_position.max(initial=0)), 0) + 1) - last  # key position - query position
     offset_bin = np.searchsorted(edges[:, 0], -step, side="right") - 1
     prepared = Prepared(
-        queries=queries, keys=keys, cross=cross, max_length=longest, given=(lo.clone(), hi.clone()), hidden=veil,
+        queries=queries, keys=keys, cross=cross, max_length=longest, given=bounds.clone(), hidden=veil,
         lo=low, hi=high, interval=interval, uniform=uniform, seen=seen, key_rows=key_rows, fair=fair,
         position=position, key_shift=key_shift.astype(np.int32), placed=placed,
         query_placed=_placed(position), query_bin=query_bin,

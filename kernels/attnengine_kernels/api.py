@@ -53,8 +53,8 @@ def head_sums(
     ``path``: "numba" (CPU, fp32 and half), "torch" (any device, any floating type), "triton" (CUDA, fp32 and half,
     d <= 256), "reference" (fp64, O(L² D), the definitions), or "auto", which is what :func:`path_for` says.
 
-    Returns name -> fp64 tensor on the CPU. Raises ValueError or TypeError for tensors that do not fit together or
-    that the path does not take.
+    Returns name -> fp64 tensor on the call's device; token facts are best left on the host. Raises ValueError or
+    TypeError for tensors that do not fit together or that the path does not take.
     """
     if stats not in STATS:
         raise ValueError(f"stats: expected one of {', '.join(STATS)}, got {stats!r}")

@@ -19,7 +19,7 @@ from torch import Tensor
 from attnengine_kernels._check import check_call
 from attnengine_kernels._exact import exact_products
 from attnengine_kernels._facts import Memory, Prepared
-from attnengine_kernels._finish import Raw, finish
+from attnengine_kernels._finish import finish
 from attnengine_kernels.call import AttentionCall, HeadSums, TokenFacts
 from attnengine_kernels.cpu._row import SUMS
 from attnengine_kernels.cpu._scan import (
@@ -78,7 +78,7 @@ def head_sums(
     with exact_products():
         operands = _start(call, facts)
         _sweep(operands)
-        return finish(call, facts, collect(operands.named, operands.centre))
+        return finish(call, facts, operands.named | {"centre": operands.centre})
 
 
 def neuron_sums(call: AttentionCall, facts: Prepared) -> tuple[Tensor, Tensor]:
@@ -137,13 +137,6 @@ def _sweep(operands: Operands, *, pattern: bool = True) -> None:
             if live.any():
                 k0, k1 = facts.lo[w, r0:r1][live].min(), facts.hi[w, r0:r1][live].max()
                 _block(operands, w, slice(r0, r1), slice(int(k0), int(k1)), pattern)
-
-
-def collect(named: Sums, centre: Tensor) -> Raw:
-    """The sums as the other CPU path leaves them, for the same last step: SUMS and Raw's other fields by name."""
-    host = {name: value.cpu().numpy() for name, value in named.items()}
-    tile = np.stack([host.pop(name) for name in SUMS], axis=-1)
-    return Raw(tile=tile, centre=centre.cpu().numpy(), **host)
 
 
 def _on(array: Any, device: torch.device) -> Tensor:

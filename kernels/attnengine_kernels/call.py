@@ -34,6 +34,11 @@ class AttentionCall:
     sink: Float[Tensor, h] | None = None  # learned sink scores, as they enter the softmax
     bias: Float[Tensor, "#b #h q k"] | None = None  # added to the score; -inf hides the pair
     lse: Float[Tensor, "b h q"] | None = None  # natural log, the vendor's, sink included; None: the kernel makes it
+    bounds: Int32[Tensor, "2 b q"] | None = None  # lo and hi on the host, from whoever has them: saves a wait
+
+    def on_host(self) -> Int32[Tensor, "2 b q"]:
+        """``lo`` and ``hi`` on the host; waits for the device unless the call brings them."""
+        return torch.stack([self.lo, self.hi]).cpu() if self.bounds is None else self.bounds
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class TokenFacts:
 
 
 HeadSums = dict[str, Tensor]
-"""Name -> fp64 tensor on the CPU, one row per window; the names are those of :mod:`attnengine_kernels.sums`."""
+"""Name -> fp64 tensor on the call's device, one row per window; the names: :mod:`attnengine_kernels.sums`."""
 
 
 def empty_facts(batch: int, length: int) -> TokenFacts:

@@ -1,6 +1,6 @@
 """The names, shapes and meanings of what every path (reference, CPU, Triton) returns for one attention call.
 
-All tensors are fp64 on the CPU, one row per window of the batch, so that the engine can add them over the
+All tensors are fp64 on the call's device, one row per window of the batch, so that the engine can add them over the
 windows of a document group. Row sums run over the *counted* query rows that see at least one key; pair sums over
 the visible pairs of those rows. ``p`` is the pattern (with a learned sink it sums to less than 1), ``p^`` is p
 renormalised over the keys; STATISTICS.md in the project's notes, and ``attnengine.statistics.catalogue``, give the

@@ -53,7 +53,7 @@ def test_dense_attention_is_its_definition_over_several_tiles(softcap: float | N
     bias = torch.randn(1, 4, rows, rows) if biased else None
     if bias is not None:
         bias[0, 2, 200, 190] = float("-inf")
-    seen, sink = Visibility(lo, hi, bias), torch.randn(4) if sunk else None
+    seen, sink = Visibility.of(torch.stack([lo, hi]), bias, lo.device), torch.randn(4) if sunk else None
     output, lse = dense_attention(query, key, value, seen, SCALE, softcap, sink)
     expected, expected_lse = by_definition(query, key, value, seen, softcap, sink)
     assert torch.allclose(output.double(), expected, atol=1e-5)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from attnengine.corpus.windows import WindowBatch
+from attnengine.corpus.feed import changed
 from attnengine.model.capture import Capture
 from attnengine.opened import open_run
 from attnengine.run.batch_size import that_fit
 from attnengine.run.describe import facts
-from attnengine.run.prefetch import batches, mapped
+from attnengine.run.prefetch import batches
 from attnengine_kernels import empty_facts
 from tests.run.agreement import assert_same_numbers
 
@@ -128,13 +128,11 @@ def test_what_a_batch_raises_is_raised_where_it_is_asked_for_and_the_thread_ends
 
 def test_every_tensor_of_a_batch_is_moved_and_shared_facts_stay_shared():
     shared = empty_facts(2, 5)
-    batch = WindowBatch({"input_ids": torch.ones(2, 5)}, {"encoder": shared, "decoder": shared})
-    moved = mapped(batch, lambda tensor: tensor.double())
-    assert moved.inputs["input_ids"].dtype == torch.float64
-    assert moved.streams["encoder"] is moved.streams["decoder"]
-    assert moved.streams["encoder"].classes["first"].dtype == torch.float64
-    assert moved.streams["encoder"].position.dtype == torch.float64
-    assert moved.streams["encoder"].token_id is None
+    moved = changed({"encoder": shared, "decoder": shared}, lambda tensor: tensor.double())
+    assert moved["encoder"] is moved["decoder"]
+    assert moved["encoder"].classes["first"].dtype == torch.float64
+    assert moved["encoder"].position.dtype == torch.float64
+    assert moved["encoder"].token_id is None
 
 
 @pytest.mark.parametrize(

@@ -229,6 +229,18 @@ def test_a_run_goes_on_with_the_sizes_it_began_with(cli, seven, undisturbed, mon
     assert same_numbers(undisturbed, run)
 
 
+def test_the_last_merge_removes_what_killed_writers_left_and_nothing_else(cli, seven, undisturbed, tmp_path):
+    run = tmp_path / "r"
+    assert cli(*seven, run, "--shards", "0/2", "-q")[0] == 0
+    left = [run / "shards" / ".shard-00001.safetensors.0123456789ab.tmp", run / ".heads.parquet.abcdefabcdef.tmp"]
+    mine = run / ".notes.tmp"
+    for path in (*left, mine):
+        path.write_bytes(b"half")
+    assert cli(*seven, run, "--shards", "1/2", "-q")[0] == 0
+    assert [path.exists() for path in (*left, mine)] == [False, False, True]
+    assert same_numbers(undisturbed, run)
+
+
 def test_who_comes_second_at_the_same_time_takes_the_plan_of_who_came_first(
     cli, seven, undisturbed, monkeypatch, tmp_path
 ):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from attnengine.records import Site
-from attnengine.statistics.key_tokens import KeyTokens, key_tokens_table
+from attnengine.statistics.key_tokens import KeyTokens, TokenRows, key_tokens_table
 from attnengine_kernels import AttentionCall, TokenFacts, head_sums, reference
 from tests.kernels.oracles import make_facts, random_call
 
@@ -47,8 +47,8 @@ def by_loop(batches: list[tuple[AttentionCall, TokenFacts]]) -> dict[int, tuple[
 def added(batches: list[tuple[AttentionCall, TokenFacts]]) -> KeyTokens:
     found = KeyTokens()
     for call, facts in batches:
-        found.add(head_sums(call, facts, facts), facts)
-    return found
+        found.add(head_sums(call, facts, facts), TokenRows.of(facts, "cpu"))
+    return found.on_host()
 
 
 def test_mass_and_expectation_are_those_of_a_loop_over_all_pairs() -> None:
@@ -96,6 +96,6 @@ def test_pictures_have_no_tokens_and_an_empty_table_keeps_its_columns() -> None:
     call, facts = a_batch(0)
     pictures = TokenFacts(facts.real, facts.counted, facts.position)
     found = KeyTokens()
-    found.add(head_sums(call, pictures, pictures), pictures)
+    found.add(head_sums(call, pictures, pictures), TokenRows.of(pictures, "cpu"))
     assert found.tensors("x") == {}
     assert list(key_tokens_table([SITE], [found], WORDS).columns[:5]) == ["site", "layer", "kind", "stack", "head"]

@@ -32,7 +32,9 @@ def test_their_mean_is_the_head_statistic_of_the_reference(mask: str, kind: str)
     queries = make_facts(B, L, left=2, right=3, images=kind == "images", seed=1)
     keys = make_facts(B, L, seed=2) if kind == "cross" else queries
     sums = reference.head_sums(call, queries, keys, cross=kind == "cross")
-    values = read_rows(call, range(4), queries, keys, every_row(B, L), cross=kind == "cross", max_length=L).values
+    values = read_rows(
+        call, range(4), *[(queries, keys)] * 2, every_row(B, L), cross=kind == "cross", max_length=L
+    ).values
     compared = [name for name in values if is_example(name)]
     assert {"entropy", "entropy_normalized", "p_max", "first_mass", "special_mass"} <= set(compared)
     assert ("induction_mass" in compared) == (kind in ("text", "sink"))
@@ -48,7 +50,7 @@ def test_the_pair_is_the_heaviest_key_that_is_neither_first_nor_special() -> Non
     lo, hi = intervals("causal", L, L, B)
     call, facts = random_call(lo, hi, L, h=4, hkv=2, d=8, seed=5), make_facts(B, L, right=3, seed=4)
     rows, dense = every_row(B, L), reference.pattern(call)
-    values = read_rows(call, range(4), facts, facts, rows, cross=False, max_length=L).values
+    values = read_rows(call, range(4), *[(facts, facts)] * 2, rows, cross=False, max_length=L).values
     assert facts.token_id is not None
     seen = 0
     for n, (w, i) in enumerate(rows.tolist()):

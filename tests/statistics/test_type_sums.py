@@ -143,7 +143,7 @@ def bins(offsets, values):
 
 def type_sums(call, facts, rows, *, cross=False):
     """(windows, sums) of the pass over sampled rows."""
-    found = read_rows(call, range(call.query.shape[1]), facts, facts, rows, cross=cross, max_length=L)
+    found = read_rows(call, range(call.query.shape[1]), *[(facts, facts)] * 2, rows, cross=cross, max_length=L)
     return found.windows, found.types
 
 

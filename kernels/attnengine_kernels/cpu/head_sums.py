@@ -19,7 +19,7 @@ from torch import Tensor
 from attnengine_kernels._check import check_call
 from attnengine_kernels._exact import exact_products
 from attnengine_kernels._facts import Memory, Prepared, Window
-from attnengine_kernels._finish import Raw, finish
+from attnengine_kernels._finish import finish
 from attnengine_kernels.call import AttentionCall, HeadSums, TokenFacts
 from attnengine_kernels.cpu._row import SCORE_MAX, SCORE_MIN, SUMS
 from attnengine_kernels.cpu._scan import HIGH, LOW, NEURON_SUMS, QK, SHARE, patch_pass, scan_pass, sum_pass
@@ -45,6 +45,27 @@ class _Flat(NamedTuple):
     strides: tuple[int, ...]
 
 
+class _Raw(NamedTuple):
+    """:data:`.._finish.Raw` as arrays for the compiled passes, the names of SUMS side by side."""
+
+    tile: Array  # (b, h, len(SUMS))
+    received: Array
+    grid: Array
+    profile: Array
+    attended: Array
+    neurons: Array
+    cosine: Array
+    query_totals: Array
+    centre: Array
+    query_norm: Array
+    key_norm: Array
+
+    def named(self) -> dict[str, Tensor]:
+        """As :func:`.._finish.finish` takes it."""
+        rest = {name: torch.from_numpy(array) for name, array in self._asdict().items() if name != "tile"}
+        return rest | {name: torch.from_numpy(self.tile[..., n].copy()) for n, name in enumerate(SUMS)}
+
+
 class _Job(NamedTuple):
     """What all pieces of a call read, and ``raw``, of which each piece writes its own heads."""
 
@@ -56,7 +77,7 @@ class _Job(NamedTuple):
     core: bool  # only what sums.CORE keeps
     lse: Array  # (b, h, q) fp32; (b, h, 0) if none was given
     sink: Array  # (h,) fp64, -inf for none
-    raw: Raw
+    raw: _Raw
 
 
 class _Operands(NamedTuple):
@@ -111,15 +132,15 @@ def head_sums(
         in_parallel(
             _piece, ((job, w, first, min(first + step, hkv)) for w in range(b) for first in range(0, hkv, step))
         )
-        return finish(call, facts, job.raw, stats)
+        return finish(call, facts, job.raw.named(), stats)
 
 
-def _empty(call: AttentionCall, facts: Prepared) -> Raw:
+def _empty(call: AttentionCall, facts: Prepared) -> _Raw:
     (b, h, _, d), n_key = call.query.shape, call.key.shape[2]
     shapes = {"tile": (len(SUMS),), "received": (n_key,), "grid": (PATTERN_BINS + 1, PATTERN_BINS)}
     shapes |= {"profile": (len(profile_edges(facts.max_length)),), "attended": (3, d), "neurons": (len(NEURON_SUMS), d)}
     shapes |= {"cosine": (), "query_totals": (2, d), "centre": (d,), "query_norm": (), "key_norm": ()}
-    raw = Raw(**{name: np.zeros((b, h, *shape)) for name, shape in shapes.items()})
+    raw = _Raw(**{name: np.zeros((b, h, *shape)) for name, shape in shapes.items()})
     raw.tile[..., SCORE_MIN], raw.tile[..., SCORE_MAX] = np.inf, -np.inf
     raw.neurons[:, :, LOW], raw.neurons[:, :, HIGH] = np.inf, -np.inf
     return raw

@@ -16,7 +16,7 @@ from attnengine_kernels._check import check_call
 from attnengine_kernels._exact import exact_products
 from attnengine_kernels._facts import Memory, Prepared
 from attnengine_kernels._finish import finish
-from attnengine_kernels.blocked import collect, neuron_sums
+from attnengine_kernels.blocked import neuron_sums
 from attnengine_kernels.call import AttentionCall, HeadSums, TokenFacts
 from attnengine_kernels.cpu._scan import (
     HIGH,
@@ -73,7 +73,7 @@ def head_sums(
             named["neurons"], named["cosine"] = neuron_sums(call, facts)
         else:
             named |= {"neurons": _neurons(counted, facts, here), "cosine": cosine_sums(counted)}
-        return finish(call, facts, collect(named, centre))
+        return finish(call, facts, named | {"centre": centre})
 
 
 def _group(call: AttentionCall) -> int:
