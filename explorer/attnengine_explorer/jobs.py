@@ -78,6 +78,7 @@ class Jobs:
 
     def __init__(self, workers: int = WORKERS) -> None:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="attnengine-job")
+        self._open: set[Ticket] = set()
 
     def start(
         self,
@@ -91,12 +92,14 @@ class Jobs:
         It is given up when the page closes. Neither is called for a job that was given up.
         """
         ticket = Ticket(document)
-        self._threads.submit(_do, ticket, work, done, failed)
+        self._open.add(ticket)
+        self._threads.submit(_do, ticket, work, done, failed).add_done_callback(lambda _: self._open.discard(ticket))
         return ticket
 
-    def close(self) -> None:
-        """Start nothing more and let go of the threads; what runs is not waited for."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+    def give_up(self) -> None:
+        """Give up all jobs of all pages: the server stops."""
+        for ticket in tuple(self._open):
+            ticket.cancel()
 
 
 def _do(

@@ -35,6 +35,7 @@ from attnengine.errors import AttnEngineError
 from attnengine_explorer import url
 from attnengine_explorer.auth import TokenAuth, is_loopback, may_look
 from attnengine_explorer.exports import Download, Exports
+from attnengine_explorer.jobs import JOBS
 from attnengine_explorer.page import template
 from attnengine_explorer.run_data import RunData
 from attnengine_explorer.session import Session
@@ -154,6 +155,7 @@ class Explorer:
             log.info("stopped by Ctrl-C")
         finally:
             signal.signal(signal.SIGTERM, before)
+            JOBS.give_up()
             self._server.stop()
 
 

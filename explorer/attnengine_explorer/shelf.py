@@ -115,7 +115,7 @@ class Shelf:
         if not self._open and self._watch is not None:
             watch, self._watch = self._watch, None
             if watch in self._desk.document.session_callbacks:  # a page that is gone has let go of it
-                self._desk.document.remove_periodic_callback(watch.callback)
+                self._desk.document.remove_periodic_callback(watch)
 
     def _leave(self, _context: Any) -> None:
         """The page is gone."""

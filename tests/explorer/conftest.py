@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.explorer import cloud_runs, synthetic_run
+from tests.explorer import cloud_runs, sentences, synthetic_run
 
 REPOSITORY = Path(__file__).parents[2]
 FLAGS = [
@@ -40,6 +40,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         synthetic_run.core, cloud_runs.clouds, cloud_runs.hostile_clouds, cloud_runs.solid, cloud_runs.patches,
     )  # fmt: skip
     return {make.__name__: make(folder / make.__name__) for make in made}
+
+
+@pytest.fixture(scope="session")
+def spoken_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the bundled MiniLM over three documents that can be read again."""
+    return sentences.spoken(tmp_path_factory.mktemp("spoken") / "minilm")
 
 
 class Served:
@@ -89,6 +95,14 @@ def served(runs: dict[str, Path]) -> Iterator[Callable[[str], Served]]:
     yield start
     for server in started.values():
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def speaking(spoken_run: Path) -> Iterator[Served]:
+    """A server for that run."""
+    server = Served(spoken_run)
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -31,11 +31,13 @@ ends = st.none() | st.floats(allow_nan=False, allow_infinity=False).map(lambda e
 filters = st.lists(st.builds(OfType, names) | st.builds(Between, names, ends, ends), max_size=9, unique=True)
 heads = st.sets(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=60).map(lambda found: tuple(sorted(found)))
 typed = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+spans = st.none() | st.tuples(st.integers(0, 999), st.integers(1, 99)).map(lambda at: (at[0], at[0] + at[1]))
 states = st.builds(
     lambda pair, **rest: ViewState(site=pair and pair[0], head=pair and pair[1], **rest),
     pair=st.none() | st.tuples(indices, indices), run=indices, statistic=names, neuron_statistic=names,
     heads=heads, filters=filters.map(tuple), document=rows, token=rows, text=typed, text_b=typed, search=typed,
-    threshold=st.floats(0, 1).map(lambda share: share + 0.0), **choices,
+    threshold=st.floats(0, 1).map(lambda share: share + 0.0), doc_window=st.none() | indices, pin=st.none() | indices,
+    query_span=spans, key_span=spans, **choices,
 )  # fmt: skip
 
 

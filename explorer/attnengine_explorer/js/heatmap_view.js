@@ -14,7 +14,8 @@ function attnengineHeatmapView(m) {
   }
 
   function point(event) {
-    const { row_edges, column_edges, values } = m.numbers.data;
+    const [row_edges, column_edges, values] = [m.rows.data.edge, m.columns.data.edge, m.image.data.image[0]];
+    if (values === undefined) return;
     const [r, c] = [block(row_edges, event.y), block(column_edges, event.x)];
     const key = `${r} ${c}`;
     if (key === told) return;

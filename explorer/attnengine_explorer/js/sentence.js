@@ -10,7 +10,7 @@
     { name: "head-view", fields, start: attnengineHeadView },
     { name: "head-view-b", fields, start: attnengineHeadView },
     ...["head-map", "heatmap", "heatmap-b"].map((name) => ({
-      name, fields: ["figure", "numbers", "left", "right", "readout", "cross", "window"], start: attnengineHeatmapView,
+      name, fields: ["figure", "image", "rows", "columns", "left", "right", "readout", "cross", "window"], start: attnengineHeatmapView,
     })),
   ];
   let shown = null;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from bokeh.models import Column
@@ -43,12 +45,20 @@ class HeadSheet(Sheet):
         assert self.map.window is not None
         self.map.window.on_change("data", self._on_brush)
 
+    @contextmanager
+    def _drawing_now(self) -> Iterator[None]:
+        """What changes inside is our own drawing, no act of the person."""
+        before, self._drawing = self._drawing, True
+        try:
+            yield
+        finally:
+            self._drawing = before
+
     def update(self, old: ViewState | None, new: ViewState, first: Sentence, second: Sentence | None) -> None:
         """Draw the lines of the open head's layer, or only what this step changed."""
         site, head = head_of(new, first)
         was = None if old is None else head_of(old, first)
-        self._drawing = True
-        try:
+        with self._drawing_now():
             if was is None or was[0] != site or changed(old, new, "query_span", "key_span"):
                 for figure, note, sentence in zip(self.figures, NOTES, (first, second), strict=True):
                     self._ask(figure, note, sentence, site, new)
@@ -56,8 +66,6 @@ class HeadSheet(Sheet):
                 self._light(new, first)
             if changed(old, new, *_OPTIONS):
                 self._option(new)
-        finally:
-            self._drawing = False
         if was != (site, head) or changed(old, new, "query_span", "key_span"):
             self._map(first, site, head, new)
 
@@ -73,14 +81,10 @@ class HeadSheet(Sheet):
         cost = len(call.query) * rows * call.shape[1]
 
         def draw(found: Shown) -> None:
-            self._drawing = True
-            try:
-                with self.desk.batch():
-                    self.notes[note] = said(found)
-                    figure.show(found)
-                    self._light(self.desk.state, sentence)
-            finally:
-                self._drawing = False
+            with self._drawing_now(), self.desk.batch():
+                self.notes[note] = said(found)
+                figure.show(found)
+                self._light(self.desk.state, sentence)
 
         if cost < CHEAP:
             draw(shown(sentence, site, *spans))
@@ -162,13 +166,10 @@ class HeadSheet(Sheet):
 
     def restyle(self, dark: bool) -> None:
         """Take on the colours of the light or dark theme."""
-        self._drawing = True
-        try:
+        with self._drawing_now():
             for figure in self.figures:
                 figure.restyle(dark)
             self.map.restyle(dark)
-        finally:
-            self._drawing = False
 
 
 #: Weights of one step that are computed at once, without a thread: a few milliseconds.

@@ -42,7 +42,8 @@ class HeatmapFigure:
             return ColumnDataSource(data=columns, name=f"{name}-{what}")
 
         self.image = source("image", image=[], x=[], y=[], dw=[], dh=[])
-        self.numbers = source("numbers", row_edges=[], column_edges=[], values=[])
+        self.rows = source("rows", edge=[])
+        self.columns = source("columns", edge=[])
         self.left = source("left", text=[])
         self.right = source("right", text=[])
         self.readout = source("readout", x=[0.0], y=[0.0], text=[""])
@@ -56,7 +57,7 @@ class HeatmapFigure:
     @property
     def models(self) -> dict[str, Model]:
         """What js/heatmap_view.js works with."""
-        names = ("figure", "numbers", "left", "right", "readout", "cross", "window")
+        names = ("figure", "image", "rows", "columns", "left", "right", "readout", "cross", "window")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def _figure(self, name: str) -> figure:
@@ -65,7 +66,13 @@ class HeatmapFigure:
             lod_threshold=None, x_range=Range1d(0, 1), y_range=Range1d(1, 0), x_axis_location="above",
         )  # fmt: skip
         plot.subscribed_events = {"reset"}  # as in views/head_view.py
-        plot.tags = [self.numbers, self.left, self.right, *([self.window] if self.window is not None else [])]
+        plot.tags = [
+            self.rows,
+            self.columns,
+            self.left,
+            self.right,
+            *([self.window] if self.window is not None else []),
+        ]
         plot.image("image", x="x", y="y", dw="dw", dh="dh", source=self.image, color_mapper=self.mapper)
         self.band = Rect(x="x", y="y", width="width", height="height", fill_alpha=0.14, line_color=None)
         plot.add_glyph(self.cross, self.band)
@@ -78,7 +85,7 @@ class HeatmapFigure:
         plot.add_glyph(self.readout, self.words)
         plot.axis.axis_line_color = None
         plot.axis.major_tick_line_color = None
-        plot.axis.update(major_label_text_font=MONO)
+        plot.axis.major_label_text_font = MONO
         plot.xaxis.major_label_orientation = 1.2
         if self.window is not None:
             select = BoxSelectTool(persistent=False)
@@ -95,9 +102,7 @@ class HeatmapFigure:
             "image": [found.image], "x": [-0.5], "y": [-0.5], "dw": [n_keys], "dh": [n_queries],
         }  # fmt: skip
         self.mapper.update(low=0.0, high=max(float(np.nanmax(found.image, initial=0.0)), 1e-6))
-        self.numbers.data = {
-            "row_edges": found.row_edges, "column_edges": found.column_edges, "values": found.image.ravel(),
-        }  # fmt: skip
+        self.rows.data, self.columns.data = {"edge": found.row_edges}, {"edge": found.column_edges}
         self.left.data, self.right.data = {"text": labels(queries)}, {"text": labels(keys)}
         self.figure.x_range.update(start=-0.5, end=n_keys - 0.5)
         below = 0.06 * n_queries  # where the pair under the mouse is written
