@@ -17,6 +17,8 @@ from attnengine.model.sentence import Attention
 #: Keys drawn at once; of a longer text those with the largest weight, or a window of it.
 MAX_KEYS = 128
 TOP_KEYS = 64
+#: Queries sent with the expanded one, to choose the next from.
+QUERIES_AROUND = 48
 ROWS_A_TILE = 256
 #: Columns of ``neurons`` beside each neuron, in the order in which they are drawn.
 CORPUS = ("score_variance_share", "qk_mean", "qk_attended_mean", "qk_sign_agreement", "qk_distance_corr")
@@ -30,7 +32,7 @@ class Sheet:
     lo[i] <= j < hi[i] whose bias (n, m) is not -inf; its pattern is exp(score − lse[i]), and ``sink`` (n,) what a
     learned sink takes of it. ``row_share`` (n, D) and ``text_share`` (D,) are shares of the variance of q·k over
     the visible keys of a row, and of all rows together; NaN where nothing varies. ``row_pattern`` (keys of the text,)
-    belongs to the only query of a sheet that leaves keys out.
+    is the expanded query's where a sheet leaves keys out, else None.
     """
 
     name: str
@@ -66,7 +68,7 @@ def whole(attention: Attention, head: int) -> Sheet:
 
 
 def of_query(attention: Attention, head: int, query: int, window: tuple[int, int] | None = None) -> Sheet:
-    """One query of a long text with the :data:`TOP_KEYS` keys it looks at most, or with those of ``window``.
+    """A query, those around it, and the :data:`TOP_KEYS` keys that it looks at most, or those of ``window``.
 
     ``window`` is [first, last) and is cut at :data:`MAX_KEYS` keys. Raises ValueError for a query the text lacks.
     """
@@ -79,7 +81,8 @@ def of_query(attention: Attention, head: int, query: int, window: tuple[int, int
     else:
         first = min(max(window[0], 0), m - 1)
         keys = np.arange(first, min(max(window[1], first + 1), first + MAX_KEYS, m))
-    return _sheet(attention, head, np.array([query]), keys, pattern)
+    first = max(0, min(query - QUERIES_AROUND // 2, n - QUERIES_AROUND))
+    return _sheet(attention, head, np.arange(first, min(first + QUERIES_AROUND, n)), keys, pattern)
 
 
 def _sheet(
@@ -94,7 +97,8 @@ def _sheet(
         lse=attention.lse(head, queries), lo=attention.lo[queries].astype(np.int32),
         hi=attention.hi[queries].astype(np.int32), bias=_bias(attention, head, queries, keys),
         has_sink=attention.sink is not None, sink=attention.sink_mass(head, queries),
-        row_share=row_shares(attention, head, queries), text_share=text_shares(attention, head), row_pattern=pattern,
+        row_share=row_shares(attention, head, queries).astype(np.float32), text_share=text_shares(attention, head),
+        row_pattern=pattern,
     )  # fmt: skip
 
 

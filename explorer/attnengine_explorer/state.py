@@ -34,7 +34,7 @@ T = TypeVar("T")
 #: The page views, in the order of their tabs and keys.
 PAGE_VIEWS = ("overview", "clouds", "cloud", "sentence")
 #: What the page view "sentence" shows of a sentence, in the order of its tabs.
-SHEETS = ("head", "model", "heatmap")
+SHEETS = ("head", "model", "heatmap", "neuron")
 MAX_TEXT = 20_000
 MAX_SEARCH = 200
 
@@ -58,7 +58,8 @@ class ViewState:
     what is shown, ``between`` the sentences that lines join, ``special`` whether special tokens answer, ``picks``
     whether a click on a head adds it or picks it, ``pin`` the token that was clicked, on the side ``pin_side``.
     ``query_span`` and ``key_span`` are the part of a long text whose lines are drawn, ``part`` whether the model view
-    has all heads or the chosen ones. ``overlay`` "sentence" shows the sentence's tokens in the head's cloud.
+    has all heads or the chosen ones. ``neurons_by`` is the order of neurons, ``only_key`` the one key they are shown
+    for. ``overlay`` "sentence" shows the sentence's tokens in the head's cloud.
 
     ``point_side`` says which of the two points of ``token`` is picked in clouds, ``lasso`` which points are selected
     (points/lasso.py); ``yaw`` and ``pitch`` turn a cloud of three ``dims``, in degrees.
@@ -110,6 +111,8 @@ class ViewState:
     size_by: str = kept("same", Choice(tuple(SIZES)), "size")
     labels: str = kept("clusters", Choice(tuple(LABELS)))
     lasso: str = kept("", LassoText())
+    neurons_by: str = kept("row", Choice(("row", "text", "corpus", "number")), "by")
+    only_key: int | None = kept(None, Index(optional=True), "only")
 
     @property
     def selected(self) -> Head | None:

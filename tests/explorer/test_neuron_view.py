@@ -15,7 +15,16 @@ import attnengine as ae
 from attnengine.model.live import look
 from attnengine.model.load import LoadedModel, wrap_model
 from attnengine.model.sentence import Attention, Sentence
-from attnengine_explorer.neuron_data import MAX_KEYS, TOP_KEYS, corpus_facts, of_query, row_shares, text_shares, whole
+from attnengine_explorer.neuron_data import (
+    MAX_KEYS,
+    QUERIES_AROUND,
+    TOP_KEYS,
+    corpus_facts,
+    of_query,
+    row_shares,
+    text_shares,
+    whole,
+)
 from attnengine_explorer.neuron_page import fitting
 from attnengine_kernels import reference
 from attnengine_kernels.call import AttentionCall, empty_facts
@@ -95,6 +104,7 @@ def test_a_long_text_gives_the_keys_looked_at_most_or_those_of_a_window() -> Non
     pattern = long.pattern(2, np.array([5]))[0]
     top = of_query(long, 2, 5)
     assert len(top.keys) == TOP_KEYS
+    assert top.queries.tolist() == list(range(QUERIES_AROUND))
     assert pattern[top.keys].min() >= np.delete(pattern, top.keys).max()
     np.testing.assert_array_equal(top.row_pattern, pattern)
     assert of_query(long, 2, 5, (10, 30)).keys.tolist() == list(range(10, 30))

@@ -66,7 +66,7 @@ const neurons = (() => {
   function keyRows(sheet, made, keep, only, span) {
     let rows = Array.from(sheet.keys, (_, r) => r).filter((r) => keep(sheet.keys[r]));
     if (only !== null) return rows.filter((r) => sheet.keys[r] === only);
-    if (rows.length <= MAX_ROWS) return rows;
+    if (span === null && rows.length <= MAX_ROWS) return rows;
     if (span !== null) return rows.filter((r) => sheet.keys[r] >= span[0] && sheet.keys[r] < span[1]).slice(0, MAX_ROWS);
     return rows.sort((a, b) => made.softmax[b] - made.softmax[a] || a - b).slice(0, TOP_KEYS).sort((a, b) => a - b);
   }
@@ -230,7 +230,8 @@ const neurons = (() => {
       model("stems").data = { x: Array.from(whole, (_, j) => j), y: Array.from(whole) };
       strip.x_range.setv({ start: -1, end: whole.length });
       strip.y_range.setv({ start: 0, end: Math.max(...whole) || 1 });
-      if (state.span === null) model("window").setv({ start: Math.max(0, state.query - 32), end: Math.min(whole.length, state.query + 32) });
+      const [start, end] = state.span ?? [Math.max(0, state.query - 32), Math.min(whole.length, state.query + 32)];
+      model("window").setv({ start, end });
     }
 
     function cells(line, texts, header) {
@@ -300,6 +301,25 @@ const neurons = (() => {
     made.show(settings.state);
     return made;
   }
+
+  /** The sheet of the explorer's page: every choice becomes part of the state, and comes back as what to show. */
+  function join({ on, change, model }) {
+    let made = null, told = null;
+    const scroll = document.getElementById("qk-scroll");
+    const choose = ({ query, only, span }) => {
+      if (query !== undefined) change({ pin: query, pin_side: "query" });
+      else if (only !== undefined) change({ only_key: only });
+      else change({ key_span: span });
+    };
+    const draw = () => {
+      if (told === null || model("qk-view") === null || scroll.clientWidth === 0) return;
+      made ??= view(window.Bokeh.documents[0], { tables: document.getElementById("qk-tables"), choose });
+      made.show(told);
+    };
+    on("neurons", (what) => { told = what; setTimeout(draw); }); // the figures come with the same message
+    new ResizeObserver(draw).observe(scroll); // tokens are cut to their column
+  }
+  if (typeof attnengine !== "undefined") join(attnengine);
 
   return { view, page, multiply, number };
 })();

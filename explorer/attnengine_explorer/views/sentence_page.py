@@ -12,10 +12,16 @@ from attnengine_explorer.views import PageView
 from attnengine_explorer.views.head_sheet import HeadSheet
 from attnengine_explorer.views.heatmap_sheet import HeatmapSheet
 from attnengine_explorer.views.model_sheet import ModelSheet
+from attnengine_explorer.views.neuron_sheet import NeuronSheet
 from attnengine_explorer.views.sheets import Sheet, head_of
 
 #: Name in the state → class.
-SHEETS: dict[str, type[Sheet]] = {"head": HeadSheet, "model": ModelSheet, "heatmap": HeatmapSheet}
+SHEETS: dict[str, type[Sheet]] = {
+    "head": HeadSheet,
+    "model": ModelSheet,
+    "heatmap": HeatmapSheet,
+    "neuron": NeuronSheet,
+}
 #: Documents that one look into the list shows.
 LISTED = 40
 
