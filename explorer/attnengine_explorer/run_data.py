@@ -26,6 +26,7 @@ from attnengine_explorer.state import ViewState
 
 if TYPE_CHECKING:
     from attnengine_explorer.points.heads import HeadClouds
+    from attnengine_explorer.sample import Sample
     from attnengine_explorer.similarity import HeadMap
 
 MAX_HEADS = 20_000
@@ -146,6 +147,13 @@ class RunData:
             return None
         fits = patterns.ndim == 4 and patterns.dtype.kind == "f" and patterns.shape[2] == patterns.shape[3] <= 256
         return patterns if fits else None
+
+    @cached_property
+    def sample(self) -> Sample:
+        """The sampled tokens by their places."""
+        from attnengine_explorer.sample import Sample
+
+        return Sample(self)
 
     def head_map(self, by: str) -> HeadMap | str:
         """The map of similar heads by "statistics", "patterns" or "profiles", made once; or why there is none."""

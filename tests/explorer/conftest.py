@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from tests.explorer import cloud_runs, sentences, synthetic_run
+from tests.explorer.driven import Page
+from tests.explorer.synthetic_tables import with_derived
 
 REPOSITORY = Path(__file__).parents[2]
 FLAGS = [
@@ -39,7 +41,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         synthetic_run.bert_like, synthetic_run.ragged, synthetic_run.thousand, synthetic_run.hostile,
         synthetic_run.core, cloud_runs.clouds, cloud_runs.hostile_clouds, cloud_runs.solid, cloud_runs.patches,
     )  # fmt: skip
-    return {make.__name__: make(folder / make.__name__) for make in made}
+    found = {make.__name__: make(folder / make.__name__) for make in made}
+    return found | {"full": with_derived(synthetic_run.bert_like(folder / "full"))}
 
 
 @pytest.fixture(scope="session")
@@ -118,3 +121,17 @@ def browser() -> Iterator[Any]:
         chromium = playwright.chromium.launch(executable_path=path, args=FLAGS + sandbox)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture
+def open_page(browser, served) -> Iterator[Callable[..., Page]]:
+    pages: list[Page] = []
+
+    def start(run: str, query: str = "", **context: Any) -> Page:
+        page = Page(browser, served(run).url, **context)
+        pages.append(page)
+        return page.open(query)
+
+    yield start
+    for page in pages:
+        page.context.close()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,18 +10,11 @@ import pytest
 
 from attnengine_explorer.run_data import RunData
 from attnengine_explorer.views.atlas import KEY_STATISTICS
+from tests.explorer.driven import TOOLTIP, Page
 from tests.explorer.synthetic_run import HOSTILE
 
 pytestmark = pytest.mark.browser
 
-#: Where the middle of a head's cell is on the screen.
-_CELL = """([site, head]) => {
-  const doc = Bokeh.documents[0], data = doc.get_model_by_name("heads").data;
-  const view = Bokeh.index.find_one(doc.get_model_by_name("atlas"));
-  const i = Array.from(data.site).findIndex((s, k) => s === site && data.head[k] === head);
-  const box = view.canvas_view.el.getBoundingClientRect();
-  return [box.left + view.frame.x_scale.compute(data.x[i]), box.top + view.frame.y_scale.compute(data.y[i])];
-}"""
 #: Where a drawn query stands: the given one, or without a number the one farthest right.
 _POINT = """(given) => {
   const doc = Bokeh.documents[0], data = doc.get_model_by_name("cloud-source").data;
@@ -31,96 +22,6 @@ _POINT = """(given) => {
   const x = Array.from(data.query_x), i = given ?? x.indexOf(Math.max(...x));
   return [i, box.left + view.frame.x_scale.compute(x[i]), box.top + view.frame.y_scale.compute(data.query_y[i])];
 }"""
-_TOOLTIP = """() => {
-  const texts = [];
-  const walk = (root) => { for (const e of root.querySelectorAll("*")) {
-    if (e.classList.contains("bk-Tooltip") && getComputedStyle(e).display !== "none")
-      texts.push([...e.shadowRoot.querySelectorAll("b, td")].map((n) => n.textContent));
-    if (e.shadowRoot) walk(e.shadowRoot); } };
-  walk(document); return texts.filter((t) => t.length);
-}"""
-
-
-class Page:
-    """One page and what went wrong on it."""
-
-    def __init__(self, browser: Any, url: str, **context: Any) -> None:
-        options = {"viewport": {"width": 1400, "height": 900}, "color_scheme": "light"} | context
-        self.context = browser.new_context(**options)
-        self.page = self.context.new_page()
-        self.problems: list[str] = []
-        self.foreign: list[str] = []
-        self.received = 0
-        self.base = url
-        self.page.on("console", lambda m: self.problems.append(m.text) if m.type in ("error", "warning") else None)
-        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on("request", self._request)
-        self.page.on("websocket", lambda ws: ws.on("framereceived", self._frame))
-
-    def _request(self, request: Any) -> None:
-        if not request.url.startswith((self.base, "data:", "blob:")):
-            self.foreign.append(request.url)
-
-    def _frame(self, payload: Any) -> None:
-        self.received += len(payload)
-
-    def open(self, query: str = "") -> Page:
-        self.page.goto(self.base + query)
-        return self.idle()
-
-    def idle(self) -> Page:
-        """Wait until Bokeh has drawn everything it was told."""
-        self.until("document.documentElement.dataset.ready !== undefined && Bokeh.documents[0].is_idle")
-        return self
-
-    def until(self, script: str, timeout: float = 20) -> Any:
-        """Poll: the page's security policy forbids the eval that wait_for_function needs."""
-        end = time.monotonic() + timeout
-        while not (value := self.page.evaluate(script)):
-            assert time.monotonic() < end, f"never true: {script}; {self.problems}"
-            time.sleep(0.02)
-        return value
-
-    def cell(self, site: int, head: int) -> tuple[float, float]:
-        x, y = self.page.evaluate(_CELL, [site, head])
-        return x, y
-
-    def hover(self, x: float, y: float) -> list[str]:
-        self.page.mouse.move(x - 2, y - 2)
-        self.page.mouse.move(x, y)
-        return self.until(_TOOLTIP)[0]
-
-    def click_head(self, site: int, head: int) -> None:
-        self.page.mouse.click(*self.cell(site, head))
-        self.until(f"location.search.includes('site={site}&head={head}')")
-        self.idle()
-
-    def data(self, source: str, column: str) -> Any:
-        script = "([s, c]) => Array.from(Bokeh.documents[0].get_model_by_name(s).data[c])"
-        return self.page.evaluate(script, [source, column])
-
-    def choose(self, name: str, value: str) -> None:
-        self.page.select_option(f'[data-choice="{name}"]', value)
-
-    def clean(self) -> None:
-        """Nothing went wrong, nobody else was asked, nothing sticks out."""
-        assert self.problems == []
-        assert self.foreign == []
-        assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-
-
-@pytest.fixture
-def open_page(browser, served) -> Iterator[Callable[..., Page]]:
-    pages: list[Page] = []
-
-    def start(run: str, query: str = "", **context: Any) -> Page:
-        page = Page(browser, served(run).url, **context)
-        pages.append(page)
-        return page.open(query)
-
-    yield start
-    for page in pages:
-        page.context.close()
 
 
 def numbers(text: str) -> list[float]:
@@ -142,7 +43,7 @@ def test_every_number_of_a_hover_is_the_one_on_disk(open_page, runs):
             assert value == pytest.approx(row[name], abs=row[f"{name}_se"] / 9)
             assert error == pytest.approx(row[f"{name}_se"], rel=0.06)
         page.page.mouse.move(2, 2)
-        page.until(f"!({_TOOLTIP})().length")
+        page.until(f"!({TOOLTIP})().length")
     page.clean()
 
 

@@ -1,7 +1,8 @@
-"""Every number of the open head, as text by group; the page's script writes the tables."""
+"""The open head in words: its numbers, types, key tokens and examples; the page's script writes the tables."""
 
 from __future__ import annotations
 
+from attnengine_explorer import head_texts
 from attnengine_explorer.desk import Desk
 from attnengine_explorer.head_data import summary
 from attnengine_explorer.state import ViewState
@@ -9,16 +10,33 @@ from attnengine_explorer.views import changed
 
 
 class NumbersView:
-    """Tells the room ``head`` of the script the open head's name, facts and numbers, or null."""
+    """Tells the rooms ``head``, ``types``, ``key_tokens`` and ``examples`` of the script; null without an open head."""
 
     def __init__(self, desk: Desk) -> None:
-        self.notes: dict[str, str] = {}
-        self._desk = desk
+        self.run = desk.run
+        self.notes = {"types": "", "key-tokens": "", "examples": ""}
+        self._tell = desk.tell
 
     def update(self, old: ViewState | None, new: ViewState) -> None:
-        """Another head has other numbers."""
+        """Another head has other numbers and other words."""
         if changed(old, new, "site", "head"):
-            self._desk.tell("head", None if new.selected is None else summary(self._desk.run, *new.selected))
+            self._tell("head", None if new.selected is None else summary(self.run, *new.selected))
+            self._head(new)
+        if changed(old, new, "site", "head", "example_of"):
+            self._examples(new)
+
+    def _head(self, new: ViewState) -> None:
+        types = [] if new.selected is None else head_texts.type_rows(self.run, *new.selected)
+        tokens = [] if new.selected is None else head_texts.key_token_rows(self.run, *new.selected)
+        self.notes["types"] = "" if types else self.run.nothing_to_draw("head_types", "head types")
+        self.notes["key-tokens"] = tokens if isinstance(tokens, str) else ""
+        self._tell("types", types)
+        self._tell("key_tokens", [] if isinstance(tokens, str) else tokens)
+
+    def _examples(self, new: ViewState) -> None:
+        found = [] if new.selected is None else head_texts.example_rows(self.run, *new.selected, new.example_of)
+        self.notes["examples"] = found if isinstance(found, str) else ""
+        self._tell("examples", [] if isinstance(found, str) else found)
 
     def restyle(self, dark: bool) -> None:
         """Nothing: the style sheet colours tables."""

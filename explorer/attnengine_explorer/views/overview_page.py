@@ -6,6 +6,7 @@ from typing import Any
 
 from attnengine_explorer.columns import grouped
 from attnengine_explorer.desk import Desk
+from attnengine_explorer.head_texts import example_statistics
 from attnengine_explorer.run_data import RunData
 from attnengine_explorer.views import FigureView, PageView
 from attnengine_explorer.views.cloud import CloudView
@@ -44,5 +45,8 @@ class OverviewPage(PageView):
 
     @staticmethod
     def frame(run: RunData) -> dict[str, Any]:
-        """The statistics that neurons can be drawn by."""
-        return {"neuron_statistics": grouped(run.neuron_statistics)}
+        """The statistics that neurons can be drawn by, and those with examples."""
+        return {
+            "neuron_statistics": grouped(run.neuron_statistics),
+            "example_statistics": example_statistics(run),
+        }
