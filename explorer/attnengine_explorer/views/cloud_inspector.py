@@ -67,7 +67,7 @@ class CloudInspector(View):
         state = self.desk.state
         if state.selected is None or self.figure.scene is None:
             return
-        with self.desk.batch():
+        with self.desk.batch(new_models=False):
             try:
                 chosen = emphasised(self.desk.run.clouds, state)
                 told: dict[str, Any] = {}
