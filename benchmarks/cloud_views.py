@@ -23,10 +23,16 @@ import numpy as np
 from benchmarks.screenshots import chromium, server
 
 TARGETS = {
-    "fresh picture of 1M points after a pan, ms": 250, "pan: first response, ms": 50, "lasso of 1M points → count, ms": 300,
-    "search in 1M points, ms": 300, "search in 1,024 heads, ms": 300, "head switch at 1M points, ms": 250,
-    "hover → ring and words, ms": 33, "largest click, kB": 500, "page with 1M points, first picture, ms": 1500,
-}  # fmt: skip
+    "fresh picture of 1M points after a pan, ms": 250,
+    "pan: first response, ms": 50,
+    "lasso of 1M points → count, ms": 300,
+    "search in 1M points, ms": 300,
+    "search in 1,024 heads, ms": 300,
+    "head switch at 1M points, ms": 250,
+    "hover → ring and words, ms": 33,
+    "largest click, kB": 500,
+    "page with 1M points, first picture, ms": 1500,
+}
 _DOC = "Bokeh.documents[0]"
 _IMAGE = f"{_DOC}.get_model_by_name('cloud-image')"
 
@@ -35,7 +41,9 @@ class Timed:
     """One page; every step is timed inside the browser, from the event to what it changes."""
 
     def __init__(self, browser: Any, url: str) -> None:
-        self.page = browser.new_page(viewport={"width": 1400, "height": 900}, bypass_csp=True)  # timed() makes functions
+        self.page = browser.new_page(
+            viewport={"width": 1400, "height": 900}, bypass_csp=True
+        )  # timed() makes functions
         self.received = 0
         self.page.on("websocket", lambda ws: ws.on("framereceived", self._frame))
         begin = time.perf_counter()
@@ -48,6 +56,7 @@ class Timed:
         self.received += len(payload)
 
     def until(self, script: str, seconds: float = 60) -> None:
+        """Wait until a script is true."""
         end = time.perf_counter() + seconds
         while not self.page.evaluate(script):
             if time.perf_counter() > end:
@@ -108,8 +117,8 @@ def measure_million(browser: Any, url: str, repeat: int, found: dict[str, list[f
     image = f"{_IMAGE}.data.image[0]"
     for i in range(repeat):
         step = "0.2" if i % 2 else "-0.2"
-        move = f"""(() => {{ const r = {_DOC}.get_model_by_name('single-cloud').x_range; const d = {step} * (r.end - r.start) / 10;
-            r.setv({{start: r.start + d, end: r.end + d}}); }})()"""
+        move = f"""(() => {{ const r = {_DOC}.get_model_by_name('single-cloud').x_range;
+            const d = {step} * (r.end - r.start) / 10; r.setv({{start: r.start + d, end: r.end + d}}); }})()"""
         add(found, "fresh picture of 1M points after a pan, ms", page.timed(move, image))
         add(found, "pan: first response, ms", pan(page))
         page.page.wait_for_timeout(150)
@@ -135,7 +144,11 @@ def measure_million(browser: Any, url: str, repeat: int, found: dict[str, list[f
         add(found, "largest click, kB", (page.received - before) / 1000)
     for i in range(repeat):
         at = f"attnengine.send({{kind: 'cloud.hover', x: {0.3 * i}, y: {-0.2 * i}, asked: {i}}})"
-        add(found, "hover → ring and words, ms", page.timed(at, "document.getElementById('cloud-tip').dataset.asked ?? ''"))
+        add(
+            found,
+            "hover → ring and words, ms",
+            page.timed(at, "document.getElementById('cloud-tip').dataset.asked ?? ''"),
+        )
     add(found, "page with 1M points, first picture, ms", page.first)
     page.page.close()
 
@@ -145,8 +158,8 @@ def pan(page: Timed) -> float:
     script = """async () => {
       const view = Bokeh.index.find_one(Bokeh.documents[0].get_model_by_name("single-cloud"));
       const el = view.canvas_view.events_el, box = el.getBoundingClientRect();
-      const fire = (type, x, y) => el.dispatchEvent(new PointerEvent(type, {bubbles: true, pointerId: 1, isPrimary: true,
-        clientX: box.left + x, clientY: box.top + y, buttons: 1, pointerType: "mouse"}));
+      const fire = (type, x, y) => el.dispatchEvent(new PointerEvent(type, {bubbles: true, pointerId: 1,
+        isPrimary: true, clientX: box.left + x, clientY: box.top + y, buttons: 1, pointerType: "mouse"}));
       const range = view.model.x_range, x0 = range.start;
       fire("pointerdown", 200, 200);
       const begin = performance.now();
@@ -176,7 +189,9 @@ def measure_thousand(browser: Any, url: str, repeat: int, found: dict[str, list[
 
 def corners(page: Timed, share: float) -> tuple[list[float], list[float]]:
     """A 40-sided loop around the middle of the window."""
-    ranges = f"(({{x_range: x, y_range: y}}) => [x.start, x.end, y.start, y.end])({_DOC}.get_model_by_name('single-cloud'))"
+    ranges = (
+        f"(({{x_range: x, y_range: y}}) => [x.start, x.end, y.start, y.end])({_DOC}.get_model_by_name('single-cloud'))"
+    )
     x0, x1, y0, y1 = page.page.evaluate(ranges)
     angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     half = share * min(x1 - x0, y1 - y0) / 2
