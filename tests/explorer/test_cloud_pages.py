@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +72,16 @@ def act(session: Session, kind: str, **what) -> None:
 
 def data(session: Session, name: str):
     return session.document.get_model_by_name(name).data
+
+
+def when(session: Session, name: str, holds: Callable[[Any], bool]) -> Any:
+    """What was told of ``name`` once it ``holds``: a thread may have to find it out first."""
+    end = time.monotonic() + 60
+    while not holds(found := told(session, name)):
+        assert time.monotonic() < end, f"{name} stayed {found}"
+        time.sleep(0.01)
+        later(session)
+    return found
 
 
 def later(session: Session) -> None:
@@ -240,8 +253,7 @@ def test_a_summary_follows_the_count_and_says_what_was_lassoed(page):
     around(page, np.flatnonzero(page.run.clouds.cloud(1, 1, "layout").labels == 2))
     chosen = cloud_page(page).figure.scene.emphasised
     assert json.loads(page.wire.shown)["notes"]["cloud-search"] == f"{int(chosen.sum()):,} of 1,280 points"
-    later(page)
-    found = told(page, "cloud.summary")
+    found = when(page, "cloud.summary", bool)
     assert int(found["queries"]) == chosen[:640].sum()
     assert int(found["keys"]) == chosen[640:].sum()
     assert "q_d" in found["formula"]
@@ -327,7 +339,9 @@ def test_faithfulness_stands_beside_the_picture_with_its_error_and_a_grey_one_sa
     seen = sight(run.tokens, kind="self", window=None, top_keys=run.top_keys(1))
     q, k = run.queries(1)[:, GREY[1]], run.keys(1)[:, GREY[1]]
     value, error, count = clustered_mean(rank_correlations(q, k, at[:640], at[640:], seen), seen.document)
-    shown = told(page, "cloud.head")["rows"][1][1].replace("−", "-").split(" · ")
+    assert told(page, "cloud.head")["rows"][0][1] == "measuring …"
+    head = when(page, "cloud.head", lambda head: len(head["rows"]) > 1)
+    shown = head["rows"][1][1].replace("−", "-").split(" · ")
     assert [float(n) for n in shown[0].split(" ± ")] == pytest.approx([value, error], abs=error / 9)
     assert int(shown[1].split()[0]) == count
 

@@ -42,6 +42,7 @@
   }
   on("cloud.under", (under) => {
     waiting = false;
+    at("cloud-tip").dataset.asked = under.asked;
     if (last !== null) return ask();
     if (under.point === undefined || drag !== null || !stage.matches(":hover")) return hide();
     const [x, y] = toStage(under.x, under.y);

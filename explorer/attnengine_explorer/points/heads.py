@@ -138,6 +138,10 @@ class HeadClouds:
         """Faithfulness of a picture that the run stores no figures of; its rule is that of stored ones."""
         return self._measured.get((site, head, projection, dims), lambda: self._measure(site, head, projection, dims))
 
+    def is_measured(self, site: int, head: int, projection: str, dims: int) -> bool:
+        """Whether :meth:`measured` has its answer at hand."""
+        return (site, head, projection, dims) in self._measured
+
     def _measure(self, site: int, head: int, projection: str, dims: int) -> dict[str, Any]:
         from attnengine.embedding.faithfulness import clustered_mean, is_grey, rank_correlations, sight
 

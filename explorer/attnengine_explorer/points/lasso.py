@@ -69,7 +69,9 @@ class Frame:
 
 def frame_of(points: np.ndarray) -> Frame:
     """The square around points (m, 2), a little larger than they need."""
-    low, high = points.min(axis=0).astype(np.float64), points.max(axis=0).astype(np.float64)
+    from attnengine_explorer.points.raster import extent  # numba: this module also serves the state, which needs none
+
+    low, high = extent(points)
     side = float((high - low).max()) * 1.08 or 1.0
     x, y = (low + high) / 2 - side / 2
     return Frame(float(x), float(y), side)

@@ -37,8 +37,9 @@ class Window:
 
     def holds(self, points: np.ndarray) -> np.ndarray:
         """(m,) bool: which of the points (m, 2) lie inside."""
-        x, y = points[:, 0], points[:, 1]
-        return (x >= self.x0) & (x < self.x1) & (y >= self.y0) & (y < self.y1)
+        found = np.empty(len(points), np.bool_)
+        _holds(points, self.x0, self.x1, self.y0, self.y1, found)
+        return found
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,27 @@ def rasterise(points: np.ndarray, marks: Marks, window: Window) -> np.ndarray:
     codes = np.zeros(shape[1:3], np.uint8)
     _encode(flat, steps(int(flat[..., 0].max()), DENSITIES), steps(int(flat[..., 2].max()), DIM), marks.classes, codes)
     return codes
+
+
+def extent(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least and largest coordinates (2,) fp64 of points (m, 2), in one pass over them."""
+    low, high = np.full(2, np.inf), np.full(2, -np.inf)
+    _extent(points, low, high)
+    return low, high
+
+
+@njit(cache=True, nogil=True)
+def _extent(points, low, high):  # type: ignore[no-untyped-def]
+    for i in range(len(points)):
+        for c in range(2):
+            low[c] = min(low[c], points[i, c])
+            high[c] = max(high[c], points[i, c])
+
+
+@njit(cache=True, nogil=True)
+def _holds(points, x0, x1, y0, y1, found):  # type: ignore[no-untyped-def]
+    for i in range(len(points)):
+        found[i] = x0 <= points[i, 0] < x1 and y0 <= points[i, 1] < y1
 
 
 def disc(radius: int) -> np.ndarray:

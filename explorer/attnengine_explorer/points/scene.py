@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attnengine_explorer.points.colouring import Colouring
-from attnengine_explorer.points.raster import DENSITIES, DIM, FIRST_DIM, Marks, Window, rasterise
+from attnengine_explorer.points.raster import DENSITIES, DIM, FIRST_DIM, Marks, Window, extent, rasterise
 
 #: With at most so many points in the window each is a mark of its own.
 FEW = 5_000
@@ -35,13 +35,16 @@ class Scene:
         known = self.colours.known
         return known if self.emphasised is None else known & self.emphasised
 
-    def picture(self, window: Window) -> np.ndarray:
-        """Codes of the window at its resolution, or at less if that has more than :data:`MAX_PIXELS`."""
+    def picture(self, window: Window, visible: int) -> np.ndarray:
+        """Codes of the window at its resolution, or at less if that has more than :data:`MAX_PIXELS`.
+
+        visible: how many points lie in it.
+        """
         shrink = max(1.0, float(np.sqrt(window.width * window.height / MAX_PIXELS)))
         small = Window(
             window.x0, window.x1, window.y0, window.y1, int(window.width / shrink), int(window.height / shrink)
         )
-        radius = radius_for(int(window.holds(self.screen).sum()), small.width * small.height)
+        radius = radius_for(visible, small.width * small.height)
         by_length = bool(self.size.any())
         radii = (max(radius - 1, 0), radius, radius + 1) if by_length else (radius,) * _SIZES
         size, shown = self.size, self.shown
@@ -56,13 +59,10 @@ class Scene:
     def _classes(self) -> bool:
         return self.colours.kind == "classes"
 
-    def few(self, window: Window) -> np.ndarray | None:
-        """The points in the window in an order that mixes both sides, None if they are more than :data:`FEW`."""
-        inside = np.flatnonzero(window.holds(self.screen))
-        if len(inside) > FEW:
-            return None
+    def mixed(self, inside: np.ndarray) -> np.ndarray:
+        """Points in an order in which neither side lies above the other, and dim ones lie below."""
         order = (inside.astype(np.uint32) * np.uint32(2654435761)).argsort(kind="stable")
-        order = order[np.argsort(self.shown[inside[order]], kind="stable")]  # dim points lie below
+        order = order[np.argsort(self.shown[inside[order]], kind="stable")]
         return inside[order]
 
     def codes(self, points: np.ndarray) -> np.ndarray:
@@ -89,7 +89,7 @@ def _thirds(lengths: np.ndarray) -> np.ndarray:
 
 def window_of(screen: np.ndarray, width: int, height: int) -> Window:
     """The window that shows a whole cloud, both axes on one scale, with a little room around."""
-    low, high = screen.min(axis=0).astype(np.float64), screen.max(axis=0).astype(np.float64)
+    low, high = extent(screen)
     scale = float(max((high[0] - low[0]) / width, (high[1] - low[1]) / height)) * 1.06 or 1.0
     (x, y), half_x, half_y = (low + high) / 2, scale * width / 2, scale * height / 2
     return Window(float(x - half_x), float(x + half_x), float(y - half_y), float(y + half_y), width, height)

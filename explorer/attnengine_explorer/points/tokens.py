@@ -58,7 +58,10 @@ class Tokens:
     def vocabulary(self) -> Vocabulary:
         """The distinct texts; of images and of runs without text there are none."""
         text = self.table["text"] if "text" in self.table.columns else pd.Series([None] * len(self))
-        return Vocabulary(pa.array([value if isinstance(value, str) else None for value in text], pa.string()))
+        try:
+            return Vocabulary(pa.array(text, pa.string(), from_pandas=True))
+        except (pa.ArrowInvalid, pa.ArrowTypeError):  # a stranger's column may hold anything
+            return Vocabulary(pa.array([value if isinstance(value, str) else None for value in text], pa.string()))
 
     def text(self, row: int) -> str | None:
         """The text of a token, if the run keeps it."""

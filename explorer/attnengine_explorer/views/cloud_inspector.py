@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from attnengine.errors import AttnEngineError
 from attnengine_explorer.desk import Desk
+from attnengine_explorer.jobs import JOBS, Ticket
 from attnengine_explorer.points import telling
-from attnengine_explorer.points.selection import emphasised
 from attnengine_explorer.points.summary import summarise
 from attnengine_explorer.state import ViewState
 from attnengine_explorer.views import View, changed
@@ -21,7 +22,7 @@ class CloudInspector(View):
         self.desk = desk
         self.figure = figure
         self.notes: dict[str, str] = {}
-        self._due = False
+        self._jobs: dict[str, Ticket] = {}
 
     def update(self, old: ViewState | None, new: ViewState) -> None:
         """Tell again what this step changed; a summary comes a moment after the count."""
@@ -42,37 +43,52 @@ class CloudInspector(View):
         self.desk.tell("cloud.legend", legend(self.figure.scene, dark=dark))
 
     def _tell_head(self, new: ViewState) -> None:
+        """The name and the figures of the head; those of components are measured by a thread, the first time."""
+        self._give_up("figures")
         name = "" if new.selected is None else self.desk.run.name(*new.selected)
-        told = {"name": name, "rows": [], "warnings": [], "grey": False}
+        told: dict[str, Any] = {"name": name, "rows": [], "warnings": [], "grey": False}
         if new.selected is not None:
-            told |= self._figures(*new.selected, new)
+            key = (*new.selected, new.projection, int(new.dims))
+            if new.projection == "layout" or self.desk.run.clouds.is_measured(*key):
+                told |= telling.figures(self.desk.run.clouds, *key)
+            elif self.figure.scene is not None:
+                told["rows"] = [("faithfulness on screen", "measuring …", "")]
+                self._start("figures", lambda: telling.figures(self.desk.run.clouds, *key), self._tell_figures)
         self.desk.tell("cloud.head", told)
 
-    def _figures(self, site: int, head: int, new: ViewState) -> dict[str, Any]:
-        try:
-            return telling.figures(self.desk.run.clouds, site, head, new.projection, int(new.dims))
-        except AttnEngineError as problem:
-            return {"warnings": [str(problem)]}
+    def _tell_figures(self, found: dict[str, Any]) -> None:
+        state = self.desk.state
+        name = "" if state.selected is None else self.desk.run.name(*state.selected)
+        with self.desk.batch(new_models=False):
+            self.desk.tell("cloud.head", {"name": name} | found)
 
     def _tell_selection(self, new: ViewState) -> None:
-        if not (new.lasso or new.search) or self.figure.scene is None or self.figure.scene.emphasised is None:
+        """Sum up what is emphasised, in a thread: the count stands beside the picture before."""
+        self._give_up("summary")
+        scene = self.figure.scene
+        if scene is None or scene.emphasised is None or new.selected is None:
             self.desk.tell("cloud.summary", None)
-        elif not self._due:
-            self._due = True
-            self.desk.document.add_next_tick_callback(self.tell_summary)
-
-    def tell_summary(self) -> None:
-        """Sum up the points that are emphasised now."""
-        self._due = False
-        state = self.desk.state
-        if state.selected is None or self.figure.scene is None:
             return
-        with self.desk.batch():
-            try:
-                chosen = emphasised(self.desk.run.clouds, state)
-                told: dict[str, Any] = {}
-                if chosen is not None and chosen.any():
-                    told = telling.lassoed(summarise(self.desk.run.clouds, *state.selected, chosen))
-            except (AttnEngineError, ValueError) as problem:
-                told = {"problem": str(problem)}
-            self.desk.tell("cloud.summary", told)
+        head, chosen = new.selected, scene.emphasised
+        if not chosen.any():
+            self.desk.tell("cloud.summary", {})
+            return
+        self._start(
+            "summary", lambda: telling.lassoed(summarise(self.desk.run.clouds, *head, chosen)), self._tell_summary
+        )
+
+    def _tell_summary(self, found: dict[str, Any]) -> None:
+        with self.desk.batch(new_models=False):
+            self.desk.tell("cloud.summary", found)
+
+    def _start(self, name: str, work: Callable[[], dict[str, Any]], done: Callable[[dict[str, Any]], None]) -> None:
+        def failed(problem: Exception) -> None:
+            if not isinstance(problem, AttnEngineError | ValueError):
+                raise problem
+            done({"problem": str(problem), "rows": [], "warnings": [str(problem)], "grey": False})
+
+        self._jobs[name] = JOBS.start(self.desk.document, lambda _: work(), done, failed)
+
+    def _give_up(self, name: str) -> None:
+        if name in self._jobs:
+            self._jobs.pop(name).cancel()

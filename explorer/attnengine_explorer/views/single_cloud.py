@@ -19,7 +19,7 @@ from attnengine_explorer.points.heads import HeadCloud
 from attnengine_explorer.points.labels import labels
 from attnengine_explorer.points.palette import levels, palette
 from attnengine_explorer.points.raster import Window
-from attnengine_explorer.points.scene import Scene, sizes, window_of
+from attnengine_explorer.points.scene import FEW, Scene, sizes, window_of
 from attnengine_explorer.points.selection import emphasised
 from attnengine_explorer.points.turning import seen
 from attnengine_explorer.points.wording import visible
@@ -208,7 +208,7 @@ class SingleCloudView:
             return  # the browser may send anything
         x0, x1, y0, y1 = ends
         self.window = Window(x0, x1, y0, y1, self.window.width, self.window.height)
-        with self.desk.batch():
+        with self.desk.batch(new_models=False):
             self.draw()
 
     def draw(self) -> None:
@@ -216,9 +216,11 @@ class SingleCloudView:
         assert self.scene is not None
         assert self.window is not None
         assert self.cloud is not None
-        few = self.scene.few(self.window)
-        self._draw_marks(few if few is not None else np.array([], np.int64))
-        self._draw_picture(None if few is not None else self.scene.picture(self.window))
+        inside = self.window.holds(self.scene.screen)
+        visible = int(np.count_nonzero(inside))
+        few = visible <= FEW
+        self._draw_marks(self.scene.mixed(np.flatnonzero(inside)) if few else np.array([], np.int64))
+        self._draw_picture(None if few else self.scene.picture(self.window, visible))
         state, screen = self.desk.state, self.scene.screen
         found = labels(self.clouds, self.cloud, screen, self.window, state.labels)
         columns = {name: [getattr(label, name) for label in found] for name in ("x", "y", "text")}
