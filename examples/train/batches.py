@@ -20,7 +20,7 @@ class Stage:
     rows: int
     length: int
     synthetic: int
-    shortest: int = 8  # tokens of a random segment
+    shortest: int = 8  # tokens of a random segment; gaps between its copies have up to ``longest``
     longest: int = 64
 
 
@@ -45,8 +45,7 @@ class Mixture:
 def batch_at(step: int, stream: np.ndarray, mixture: Mixture) -> tuple[torch.Tensor, torch.Tensor]:
     """(ids, labels), each (rows, length) int64, of training step ``step``.
 
-    Every row begins with BOS, as the tokenizer begins every text. What cannot be predicted in a random row (the first
-    copy, and that it ends where it ends) carries no loss.
+    Every row begins with BOS, as the tokenizer begins every text.
     """
     rng, stage = np.random.default_rng([mixture.seed, step]), mixture.stage(step)
     ids = np.full((stage.rows, stage.length), BOS_ID, dtype=np.int64)
@@ -54,13 +53,28 @@ def batch_at(step: int, stream: np.ndarray, mixture: Mixture) -> tuple[torch.Ten
     body = stage.length - 1
     for row in range(stage.rows):
         if row < stage.synthetic:
-            period = int(rng.integers(stage.shortest, stage.longest + 1))
-            segment = rng.integers(len(SPECIAL), mixture.vocabulary, size=period)
-            ids[row, 1:] = np.resize(segment, body)
-            labels[row] = ids[row]
-            labels[row, : 2 + period] = IGNORED
+            ids[row, 1:], known = repeated_segments(rng, stage, mixture.vocabulary)
+            labels[row, 1:] = np.where(known, ids[row, 1:], IGNORED)
         else:
             start = int(rng.integers(0, len(stream) - body))
             ids[row, 1:] = stream[start : start + body]
             labels[row] = ids[row]
+        labels[row, 0] = IGNORED
     return torch.from_numpy(ids), torch.from_numpy(labels)
+
+
+def repeated_segments(rng: np.random.Generator, stage: Stage, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, known), each (length - 1,): one random segment again and again, behind gaps of other random tokens.
+
+    Since the gaps differ in length, how far back a copy lies must be found from its tokens: with one period a row,
+    heads of a fixed distance predict it without any induction. ``known`` marks what can be predicted: every copy
+    behind the first, but for its first token.
+    """
+    segment = rng.integers(len(SPECIAL), vocabulary, size=int(rng.integers(stage.shortest, stage.longest + 1)))
+    later = np.arange(len(segment)) > 0
+    ids, known = list[np.ndarray](), list[np.ndarray]()
+    while sum(map(len, ids)) < stage.length - 1:
+        gap = rng.integers(len(SPECIAL), vocabulary, size=int(rng.integers(0, stage.longest + 1)))
+        known += [np.zeros(len(gap), dtype=bool), later & bool(ids)]
+        ids += [gap, segment]
+    return np.concatenate(ids)[: stage.length - 1], np.concatenate(known)[: stage.length - 1]

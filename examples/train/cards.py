@@ -59,8 +59,13 @@ random tokens.
 ## Training
 
 {training("causal", curve, causal.SEED)}
-Muon for the matrices of the layers, AdamW for the rest, rate {causal.RATE} ({causal.WARMUP} steps up, the last fifth
-down to zero).
+Muon for the matrices of the layers at rate {causal.MUON_RATE}, AdamW for the rest at {causal.RATE} ({causal.WARMUP}
+steps up, the last {100 * causal.DECAY:.0f} % down to zero).
+
+All heads begin alike, and none is set by hand: biases of queries and keys are drawn at random with standard deviation
+{causal.BIAS}, which gives every head an attention by distance, and the output projection begins as the transpose of the
+value projection, {causal.COPY} times an orthogonal matrix, so that every head hands on what it attends to (mimetic
+initialisation, Trockman & Kolter 2023). The MLPs begin by adding nothing.
 
 {curve_table(curve, ["step", "tokens", "loss", "held_out", "induction", "previous_random", "previous_text"])}
 

@@ -16,26 +16,29 @@ from examples.train import checkpoint
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and how fast. ``bf16`` runs the forward under autocast, as CPUs with AMX and GPUs like it."""
+    """How long and how fast. ``bf16`` runs the forward under autocast, as CPUs with AMX and GPUs like it.
+
+    ``muon_rate`` hands the layers' matrices to Muon, at that rate, which biases and norms then have too.
+    """
 
     steps: int
     peak_rate: float
+    muon_rate: float | None = None
     warmup: int = 200
     decay: float = 0.2  # share of the steps over which the learning rate goes down to zero
     weight_decay: float = 0.1
     bf16: bool = True
-    muon: bool = False
     measure_every: int = 250  # steps
     checkpoint_every: float = 600.0  # seconds
 
 
-def rate_at(step: int, settings: Settings) -> float:
-    """Learning rate of a step: a linear warm-up, the peak, and a linear way down over the last ``decay`` of the steps.
+def share_at(step: int, settings: Settings) -> float:
+    """Share of the peak rate at a step: a linear warm-up, 1, a linear way down over the last ``decay`` of the steps.
 
     Before the way down begins, ``steps`` has had no influence: a training may still be made longer or shorter.
     """
     way_down = settings.decay * settings.steps
-    return settings.peak_rate * min(1.0, (step + 1) / settings.warmup, (settings.steps - step) / way_down)
+    return min(1.0, (step + 1) / settings.warmup, (settings.steps - step) / way_down)
 
 
 def train(
@@ -70,16 +73,27 @@ def train(
 
 
 def optimizers_for(model: torch.nn.Module, settings: Settings) -> list[torch.optim.Optimizer]:
-    """AdamW; with ``muon``, Muon (Jordan et al. 2024) for the layers' matrices, at AdamW's size of update."""
-    matrices = [p for name, p in model.named_parameters() if settings.muon and p.ndim == 2 and ".layers." in name]
-    chosen = set(map(id, matrices))
-    others = [p for p in model.parameters() if id(p) not in chosen]
-    rate, decay = settings.peak_rate, settings.weight_decay
-    found: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=decay, fused=True)
+    """AdamW, without decay for biases and norms; with ``muon_rate``, Muon (Jordan et al. 2024) for layers' matrices."""
+    named = dict(model.named_parameters())
+    hidden = {name for name, p in named.items() if settings.muon_rate and p.ndim == 2 and ".layers." in name}
+    others = [p for name, p in named.items() if name not in hidden]
+    groups: list[dict[str, object]] = [
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {
+            "params": [p for p in others if p.ndim <= 1],
+            "weight_decay": 0.0,
+            "lr": settings.muon_rate or settings.peak_rate,
+        },
     ]
-    if matrices:
-        found.append(torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+    found: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=settings.peak_rate, betas=(0.9, 0.98), fused=True)
+    ]
+    if settings.muon_rate:
+        matrices = [named[name] for name in sorted(hidden)]
+        decay, adjust = settings.weight_decay, "match_rms_adamw"
+        found.append(torch.optim.Muon(matrices, lr=settings.muon_rate, weight_decay=decay, adjust_lr_fn=adjust))
+    for group in (group for optimizer in found for group in optimizer.param_groups):
+        group["peak"] = group["lr"]
     return found
 
 
@@ -93,7 +107,7 @@ def one_step(
     """One update; its loss."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, settings)
+            group["lr"] = group["peak"] * share_at(step, settings)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.bf16):
         loss = loss_at(step)
     loss.backward()

@@ -12,10 +12,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from examples.train import causal, checkpoint, loop
 from examples.train.batches import IGNORED, Mixture, Stage, batch_at
+from examples.train.scores import score_table
 from examples.train.vocabulary import BOS_ID
 
 TEXT = Stage(3, rows=8, length=64, synthetic=2, shortest=4, longest=20)
-REPEATS = Stage(9, rows=4, length=32, synthetic=4, shortest=4, longest=20)
+REPEATS = Stage(9, rows=4, length=32, synthetic=4, shortest=3, longest=8)
 MIXTURE = Mixture(seed=3, vocabulary=50, stages=(TEXT, REPEATS))
 
 
@@ -39,7 +40,9 @@ def tiny_model() -> LlamaForCausalLM:
 
 
 def settings(**changed: float) -> loop.Settings:
-    return loop.Settings(**{"steps": 8, "peak_rate": 1e-2, "warmup": 2, "measure_every": 2, "muon": True} | changed)
+    return loop.Settings(
+        **{"steps": 8, "peak_rate": 1e-2, "warmup": 2, "measure_every": 2, "muon_rate": 1e-2} | changed
+    )
 
 
 def trained(work: Path, **changed: float) -> dict[str, torch.Tensor]:
@@ -64,17 +67,24 @@ def test_a_batch_is_the_same_however_often_and_in_whatever_order_it_is_asked_for
     assert not torch.equal(forward[0][0], forward[1][0])
 
 
-def test_synthetic_rows_repeat_a_segment_and_carry_no_loss_before_it_can_be_predicted(work: Path) -> None:
+def test_synthetic_rows_repeat_a_segment_behind_random_gaps_with_loss_where_a_copy_can_be_predicted(work: Path) -> None:
+    stream, seen = np.load(work / "train.npy"), set[int]()
+    for step in (3, 4, 5):
+        for row, labels in zip(*(part.numpy() for part in batch_at(step, stream, MIXTURE)), strict=True):
+            places = np.flatnonzero(labels != IGNORED)
+            assert (labels[places] == row[places]).all()
+            for place in places:  # the token before stands further left too, with the same token behind it
+                earlier = [at for at in range(1, place - 1) if row[at] == row[place - 1] and row[at + 1] == row[place]]
+                assert earlier
+                seen.add(place - 1 - earlier[-1])
+    assert len(seen) > 5  # no distance would do for all
+
+
+def test_text_rows_carry_loss_everywhere_but_on_the_start_token(work: Path) -> None:
     ids, labels = batch_at(0, np.load(work / "train.npy"), MIXTURE)
-    for row in range(TEXT.synthetic):
-        silent = int((labels[row] == IGNORED).sum())  # BOS, the first copy, and the first token of the second
-        period = silent - 2
-        assert 4 <= period <= 20
-        assert (labels[row, :silent] == IGNORED).all()
-        assert torch.equal(ids[row, 1 + period :], ids[row, 1:-period])
-        assert torch.equal(labels[row, silent:], ids[row, silent:])
-    assert torch.equal(ids[TEXT.synthetic :], labels[TEXT.synthetic :])
+    assert torch.equal(ids[TEXT.synthetic :, 1:], labels[TEXT.synthetic :, 1:])
     assert (ids[:, 0] == BOS_ID).all()
+    assert (labels[:, 0] == IGNORED).all()
 
 
 def test_the_bundled_models_batches_are_at_most_thirty_per_cent_synthetic() -> None:
@@ -133,11 +143,19 @@ def test_a_kill_while_the_checkpoint_is_written_leaves_the_one_before(
     assert checkpoint.load(work, model, optimizers) == 5
 
 
+def test_before_training_no_head_of_the_causal_model_is_what_it_is_trained_to_be(work: Path) -> None:
+    torch.manual_seed(causal.SEED)
+    table = score_table(causal.new_model(), np.load(work / "held_out.npy"), rows=4)
+    assert table["induction"].max() < 0.1
+    assert table["previous_random"].max() < 0.5
+
+
 def test_how_long_a_training_shall_be_changes_nothing_before_the_rate_goes_down() -> None:
     short, long = settings(steps=100, warmup=10), settings(steps=200, warmup=10)
-    assert [loop.rate_at(s, short) for s in range(80)] == [loop.rate_at(s, long) for s in range(80)]
-    assert loop.rate_at(0, short) == pytest.approx(1e-3)
-    assert loop.rate_at(99, short) == pytest.approx(1e-2 / 20)
+    assert [loop.share_at(s, short) for s in range(80)] == [loop.share_at(s, long) for s in range(80)]
+    assert loop.share_at(0, short) == pytest.approx(1 / 10)
+    assert loop.share_at(50, short) == 1
+    assert loop.share_at(99, short) == pytest.approx(1 / 20)
 
 
 def test_the_finished_model_is_stored_in_half_precision_and_loads_in_single(tmp_path: Path) -> None:
