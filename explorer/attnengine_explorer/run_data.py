@@ -38,6 +38,7 @@ class RunData:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.stamp = stamp_of(path)
         self.run = open_run(path)
         self.manifest: dict[str, Any] = self.run.manifest
         self.sites = _sites(path, self.run.sites)
@@ -53,6 +54,11 @@ class RunData:
     def studio(self) -> Studio:
         """Where sentences are put through the run's model; nothing is loaded before the first one."""
         return Studio(self.run)
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the run's folder holds other tables than when it was opened."""
+        return stamp_of(self.path) != self.stamp
 
     @cached_property
     def nan_heads(self) -> frozenset[tuple[int, int]]:
@@ -202,6 +208,18 @@ class RunData:
         """``row`` if the table has it."""
         table = None if row is None else self.table(name)
         return row if table is not None and row is not None and row < len(table) else None
+
+
+def stamp_of(path: Path) -> tuple[int, int] | None:
+    """When the manifest of a folder was written (ns since 1970) and how long it is; None where there is none.
+
+    Every merge and every embedding ends by writing it, so that it says whether a run is still the one that was opened.
+    """
+    try:
+        found = (path / "manifest.json").stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def _held(chosen: str, default: str, statistics: dict[str, Statistic]) -> str:

@@ -1,7 +1,7 @@
 """``attnengine explore``: opens runs, binds a port, serves pages until Ctrl-C.
 
-One process, one event loop. Runs are opened before the port is bound, so that a damaged one is an error in the
-terminal and not a broken page.
+One process, one event loop. Runs are opened before the port is bound: where none can be shown, that is an error in
+the terminal; where some can, the others have a page that says what is wrong with them.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ from attnengine.errors import AttnEngineError
 from attnengine_explorer import url
 from attnengine_explorer.auth import TokenAuth, is_loopback, may_look
 from attnengine_explorer.exports import Download, Exports
+from attnengine_explorer.growing import waiting
+from attnengine_explorer.library import Library
 from attnengine_explorer.jobs import JOBS
 from attnengine_explorer.page import template
-from attnengine_explorer.run_data import RunData
 from attnengine_explorer.session import Session
 
 log = logging.getLogger("attnengine.explorer")
@@ -74,16 +75,16 @@ class _Server(HTTPServer):
 
 
 class Explorer:
-    """A bound, not yet running server over opened runs. ``url`` is what to open in a browser."""
+    """A bound, not yet running server over a library of runs. ``url`` is what to open in a browser."""
 
     def __init__(self, run_paths: Sequence[Path], *, port: int, host: str, token: str | None) -> None:
-        self.runs = [RunData(Path(path)) for path in run_paths]
-        if not self.runs:
+        if not run_paths:
             raise ValueError("expected at least one run to explore")
         if token is not None and len(token) < MIN_TOKEN:
             raise ValueError(f"expected a token of at least {MIN_TOKEN} characters, got {len(token)}")
         if token is None and not is_loopback(host):
             token = secrets.token_urlsafe(32)
+        self.library = Library(run_paths)
         self.exports = Exports()
         self._socket = _bind(host, port)
         self.port = self._socket.getsockname()[1]
@@ -128,16 +129,17 @@ class Explorer:
         context = document.session_context
         arguments = context.request.arguments if context is not None and context.request is not None else {}
         state = url.of_request(arguments)
-        state = state if state.run < len(self.runs) else replace(state, run=0)
-        run = self.runs[state.run]
+        state = state if state.run < len(self.library.paths) else replace(state, run=0)
+        path = self.library.paths[state.run]
         try:
-            Session(document, run, state, [other.path for other in self.runs], self.exports)
+            Session(document, self.library.open(state.run), state, self.library.names, self.exports)
         except AttnEngineError as error:
-            log.exception("cannot show %s", run.path)
+            log.warning("cannot show %s: %s", path, error)
             document.clear()
             document.title = "attnengine"
             document.template = template("error.html")
-            document.template_variables.update({"error": str(error)})
+            runs = {"runs": self.library.names, "current": state.run, "name": self.library.names[state.run]}
+            document.template_variables.update({"error": str(error), "waiting": waiting(path)} | runs)
 
     def run(self, on_ready: Callable[[str], None] | None = None) -> None:
         """Serve until Ctrl-C or SIGTERM."""
@@ -187,7 +189,7 @@ def serve(
     ``port`` 0 takes any free port. An address other than this machine's own gets a random token unless one is given;
     ``on_ready`` receives the link, with the token, once the port answers.
 
-    Raises RunFormatError for a folder that is no run and PortError for an address that is taken.
+    Raises RunFormatError if no folder is a run that can be shown, and PortError for an address that is taken.
     """
 
     def ready(link: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from pathlib import Path
 from typing import Any
 
 from bokeh.document import Document
@@ -14,6 +13,7 @@ from attnengine_explorer import url
 from attnengine_explorer.atlas import neighbour
 from attnengine_explorer.desk import Desk
 from attnengine_explorer.exports import FORMATS, Exports, file_name, written
+from attnengine_explorer.growing import Watch
 from attnengine_explorer.page import Wire, caption, facts, frame_variables, parse_act, template
 from attnengine_explorer.pages import PAGES, Pages, holder
 from attnengine_explorer.run_data import RunData
@@ -32,7 +32,7 @@ class Session:
     """The state of one page and everything that draws it: the column of heads, and the page view that is shown."""
 
     def __init__(
-        self, document: Document, run: RunData, state: ViewState, runs: list[Path], exports: Exports | None = None
+        self, document: Document, run: RunData, state: ViewState, runs: list[str], exports: Exports | None = None
     ) -> None:
         self.document = document
         self.exports = exports or Exports()
@@ -63,9 +63,11 @@ class Session:
                 document.add_root(root)
         document.title = f"{facts(run)['model']} · attnengine"
         document.template = template("page.html")
-        document.template_variables.update(frame_variables(run, [path.name for path in runs], self.state))
+        document.template_variables.update(frame_variables(run, runs, self.state))
         for page in PAGES.values():
             document.template_variables.update(page.frame(run))
+        self.watch = Watch(self.desk)
+        self.watch.tick()
 
     @property
     def state(self) -> ViewState:
@@ -154,6 +156,8 @@ class Session:
                 self.go(self.history.redo(self.state), record=False, push=True)
             case "scheme":
                 self._scheme(dark=act["dark"] is True)
+            case "merge":
+                self.watch.merge()
             case "export":
                 self._export(str(act["form"]))
             case other:

@@ -27,8 +27,9 @@ FLAGS = [
     "--disable-quic",
 ]
 _SERVE = (
-    "import sys; from pathlib import Path; from attnengine_explorer.server import serve\n"
-    "serve([Path(sys.argv[1])], port=0, host=sys.argv[2], token=sys.argv[3] or None, open_browser=False,"
+    "import os, sys; from pathlib import Path; from attnengine_explorer.server import serve\n"
+    "runs = [Path(path) for path in sys.argv[1].split(os.pathsep)]\n"
+    "serve(runs, port=0, host=sys.argv[2], token=sys.argv[3] or None, open_browser=False,"
     " on_ready=lambda url: print(url, flush=True))"
 )
 
@@ -54,10 +55,10 @@ def spoken_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Served:
     """A server in its own process, as the command line starts it."""
 
-    def __init__(self, run: Path, host: str = "127.0.0.1", token: str = "") -> None:
+    def __init__(self, *runs: Path, host: str = "127.0.0.1", token: str = "") -> None:
         path = os.pathsep.join(str(REPOSITORY / part) for part in ("explorer", "."))
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _SERVE, str(run), host, token],
+            [sys.executable, "-c", _SERVE, os.pathsep.join(map(str, runs)), host, token],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path},
         )  # fmt: skip
         assert self.process.stdout is not None

@@ -38,7 +38,7 @@ def get(url: str, **headers: str):
 
 @pytest.fixture(scope="module")
 def guarded(runs):
-    server = Served(runs["hostile"], "0.0.0.0", TOKEN)
+    server = Served(runs["hostile"], host="0.0.0.0", token=TOKEN)
     yield server
     server.stop()
 
@@ -133,7 +133,7 @@ def test_another_address_gets_a_random_token():
 
 
 def test_without_a_token_another_address_makes_its_own(runs):
-    first, second = Served(runs["hostile"], "0.0.0.0"), Served(runs["hostile"], "0.0.0.0")
+    first, second = Served(runs["hostile"], host="0.0.0.0"), Served(runs["hostile"], host="0.0.0.0")
     try:
         tokens = {server.url.split("token=")[1] for server in (first, second)}
         assert len(tokens) == 2

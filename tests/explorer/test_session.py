@@ -26,7 +26,7 @@ def session(opened):
 
 
 def open_page(run: RunData, state: ViewState | None = None) -> Session:
-    return Session(Document(), run, state or ViewState(), [run.path])
+    return Session(Document(), run, state or ViewState(), [run.path.name])
 
 
 def shown(session: Session) -> dict:

@@ -88,6 +88,13 @@
   for (const button of all("[data-act]")) {
     button.addEventListener("click", () => send({ kind: button.dataset.act }));
   }
+  for (const link of all(".runs a")) { // another run is looked at in the same way
+    link.addEventListener("click", () => {
+      const query = new URLSearchParams(location.search);
+      query.set("run", new URLSearchParams(link.search).get("run"));
+      link.search = query.toString();
+    });
+  }
   at("help-button").addEventListener("click", () => at("help").showModal());
   at("csv").addEventListener("click", csv);
   at("link").addEventListener("click", copyLink);
