@@ -15,15 +15,31 @@ from attnengine import errors as errors
 
 if TYPE_CHECKING:
     from attnengine.front import analyze as analyze
+    from attnengine.notebook import explore as explore
+    from attnengine.notebook import head_view as head_view
+    from attnengine.notebook import model_view as model_view
     from attnengine.notebook import neuron_view as neuron_view
     from attnengine.opened import Run as Run
     from attnengine.opened import open_run as open_run
     from attnengine.statistics.own import statistic as statistic
 
-__all__ = ["Run", "analyze", "errors", "neuron_view", "open_run", "statistic"]
+__all__ = [
+    "Run",
+    "analyze",
+    "errors",
+    "explore",
+    "head_view",
+    "model_view",
+    "neuron_view",
+    "open_run",
+    "statistic",
+]
 
 _HOMES = {
     "analyze": "attnengine.front",
+    "explore": "attnengine.notebook",
+    "head_view": "attnengine.notebook",
+    "model_view": "attnengine.notebook",
     "neuron_view": "attnengine.notebook",
     "open_run": "attnengine.opened",
     "Run": "attnengine.opened",

@@ -79,6 +79,147 @@ def neuron_view(
     return shown(View(page), html_action)
 
 
+def head_view(
+    model: Any = None,
+    tokenizer: Any = None,
+    text: Any = None,
+    text_b: str | None = None,
+    *,
+    layer: int | None = None,
+    heads: list[int] | None = None,
+    include_layers: list[int] | None = None,
+    display_mode: str = "auto",
+    html_action: str | None = None,
+    **given: Any,
+) -> View | None:
+    """Attention between the tokens of a text as lines, a colour a head (BertViz's head view, arXiv 1904.02679).
+
+    ``head_view(model, tokenizer, text, text_b)``, or attention computed elsewhere as BertViz takes it:
+    ``head_view(attention, tokens, sentence_b_start)``, also by these names and ``prettify_tokens``,
+    ``encoder_attention``, ``decoder_attention``, ``cross_attention``, ``encoder_tokens``, ``decoder_tokens``. layer,
+    heads: what is shown first; include_layers: what can be chosen. display_mode, html_action: as in
+    :func:`neuron_view`.
+
+    Raises ValueError and TypeError for arguments that do not fit, ModelError and its kin for models that do not.
+    """
+    return _lines(
+        "Head view", model, tokenizer, text, text_b, given, layer, heads, include_layers, None, display_mode,
+        html_action,
+    )  # fmt: skip
+
+
+def model_view(
+    model: Any = None,
+    tokenizer: Any = None,
+    text: Any = None,
+    text_b: str | None = None,
+    *,
+    include_layers: list[int] | None = None,
+    include_heads: list[int] | None = None,
+    display_mode: str = "auto",
+    html_action: str | None = None,
+    **given: Any,
+) -> View | None:
+    """The pattern of every head of a model in small; a click opens one as lines (BertViz's model view).
+
+    Arguments as for :func:`head_view`; include_heads leaves only these heads of each layer.
+    """
+    return _lines(
+        "Model view", model, tokenizer, text, text_b, given, None, None, include_layers, include_heads, display_mode,
+        html_action,
+    )  # fmt: skip
+
+
+def _lines(
+    kind: str, model: Any, tokenizer: Any, text: Any, text_b: str | None, given: dict[str, Any], layer: int | None,
+    lit: list[int] | None, layers: list[int] | None, heads: list[int] | None, display_mode: str,
+    html_action: str | None,
+) -> View | None:  # fmt: skip
+    from attnengine_explorer.head_page import head_page
+
+    sentence, name = _looked_at(model, tokenizer, text, text_b, given)
+    shown_heads = chosen_heads(sentence, layers, heads)
+    site = site_of(sentence, layer, shown_heads)
+    mine = [head for where, head in shown_heads if where == site]
+    if lit is not None and (not lit or not set(lit) <= set(mine)):
+        raise ValueError(f"heads must name some of {mine[0]} to {mine[-1]}, got {lit}")
+    page = head_page(
+        sentence, (site, mine[0]), shown_heads, lit, title=f"{kind} of {name}",
+        caption=caption(kind, name, sentence), mode=mode(display_mode), with_model=kind == "Model view",
+    )  # fmt: skip
+    return shown(View(page), html_action)
+
+
+def _looked_at(
+    model: Any, tokenizer: Any, text: Any, text_b: str | None, options: dict[str, Any]
+) -> tuple[Sentence, str]:
+    """A text through a model, or attention that was given in the model's place or by BertViz's names."""
+    names = ("attention", "tokens", "sentence_b_start", "prettify_tokens", "encoder_attention", "decoder_attention",
+             "cross_attention", "encoder_tokens", "decoder_tokens")  # fmt: skip
+    strange = [name for name in options if name not in (*names, "sentence_a", "sentence_b")]
+    if strange:
+        raise TypeError(f"no argument {strange[0]!r}")
+    if (model is not None and hasattr(model, "config")) or hasattr(model, "as_dict"):
+        sentence_a, sentence_b = options.pop("sentence_a", None), options.pop("sentence_b", None)
+        if options:
+            raise TypeError(f"a model and {next(iter(options))}: give the one or the other")
+        first = _one_of("text", text, "sentence_a", sentence_a)
+        return look(model, tokenizer, first, _one_of("text_b", text_b, "sentence_b", sentence_b, needed=False))
+    from attnengine.model.given import given
+
+    for name, value in (("attention", model), ("tokens", tokenizer), ("sentence_b_start", text)):
+        if value is not None:
+            options[name] = _one_of(name, value, name, options.get(name))
+    return given(**options), "given attention"
+
+
+def explore(*runs: Run | str | Path, height: int = 900) -> Explorer:
+    """The explorer on runs, in a frame of the notebook; it serves this machine until the notebook's process ends.
+
+    Raises RunFormatError for a folder that is no run.
+    """
+    return Explorer([run if isinstance(run, str | Path) else run.path for run in runs], height)
+
+
+class Explorer:
+    """An explorer in a process of its own. ``url`` opens it in a tab, :meth:`stop` ends it."""
+
+    def __init__(self, runs: list[str | Path], height: int) -> None:
+        import atexit
+        import subprocess
+        import sys
+
+        from attnengine.opened import open_run
+
+        if not runs:
+            raise ValueError("expected a run to explore")
+        for run in runs:
+            open_run(run)  # a folder that is no run is an error here, not in the frame
+        self.height = height
+        command = [sys.executable, "-m", "attnengine.cli", "explore", *map(str, runs), "--port", "0", "--no-browser"]
+        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+        atexit.register(self.stop)
+        assert self._process.stderr is not None
+        line = self._process.stderr.readline()
+        if not line.startswith("explorer: "):
+            raise ValueError(f"the explorer did not start: {line.strip()}")
+        self.url = line.split()[1]
+
+    def __repr__(self) -> str:
+        return f"<Explorer at {self.url}; .stop() ends it>"
+
+    def _repr_html_(self) -> str:
+        return f'<iframe src="{self.url}" style="width: 100%; height: {self.height}px; border: 0"></iframe>'
+
+    def stop(self) -> None:
+        """End the server."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait(10)
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+
+
 def look(model: Any, tokenizer: Any, text: Any, text_b: str | None) -> tuple[Sentence, str]:
     """The text through the model, and the model's name."""
     from attnengine.model.live import look

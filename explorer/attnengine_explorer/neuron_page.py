@@ -47,7 +47,8 @@ def neuron_page(
     left_out = len(heads) - len(sheets)
     return Page(
         kind="neurons",
-        script="neurons",
+        scripts=("neurons",),
+        start="neurons.page",
         roots={"view": figure.root, "strip": figure.strip},
         settings={"sheet": at, "state": {"sheet": at, "query": 0}},
         title=title,

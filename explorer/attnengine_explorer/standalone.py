@@ -34,13 +34,14 @@ FRAME_HEIGHT = 640
 class Page:
     """A view without a server.
 
-    ``kind`` names the fragment theme/standalone/<kind>.html and the script js/<script>.js that belong to it, ``roots``
-    are its Bokeh models by the place where they stand, ``settings`` what the script starts with, ``caption`` the
-    line beneath: what is shown, of which model and run.
+    ``kind`` names the fragment theme/standalone/<kind>.html, ``scripts`` the files js/<script>.js and ``start`` the
+    function of theirs that begins, ``roots`` are its Bokeh models by the place where they stand, ``settings`` what the
+    script starts with, ``caption`` the line beneath: what is shown, of which model and run.
     """
 
     kind: str
-    script: str
+    scripts: tuple[str, ...]
+    start: str
     roots: dict[str, Model]
     settings: dict[str, Any]
     title: str
@@ -59,13 +60,13 @@ class Page:
         finally:
             document.clear()  # a model belongs to one document: the same page may be asked for again
         places = {str(root.id): name for name, root in self.roots.items()}
-        scripts = [*(_read(f"js/{name}.js") for name in ("export", "alone/standalone", self.script))]
+        scripts = [*(_read(f"js/{name}.js") for name in ("export", "alone/standalone", *self.scripts))]
         made = template("standalone.html").render(
             kind=self.kind, title=self.title, caption=self.caption, mode=self.mode, lists=self.lists,
             bokeh=_packed_bokeh(), document=as_json({"documents": found, "item": item.to_json()}),
             settings=as_json({**self.settings, "mode": self.mode, "places": places, "colours": _colours()}),
             style=_read("theme/style.css") + _read("theme/standalone.css"),
-            script="\n".join([*scripts, f"standalone.start({self.script}.page);"]),
+            script="\n".join([*scripts, f"standalone.start({self.start});"]),
         )  # fmt: skip
         return made.encode("utf-8", "replace").decode()  # a title may hold half a surrogate pair
 

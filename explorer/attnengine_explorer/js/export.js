@@ -93,11 +93,14 @@ const exporting = (() => {
     return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   }
 
-  /** The tables that stand on the page as numbers, one below the other, the caption on top as a comment. */
-  function csv(within, caption) {
-    const tables = Array.from(within.querySelectorAll("table[data-numbers]"));
-    const lines = tables.flatMap((table) => [`# ${table.caption?.textContent ?? ""}`, ...Array.from(table.rows, (row) => Array.from(row.cells, (c) => cell(c.dataset.value ?? c.textContent)).join(",")), ""]);
-    return new Blob([`# ${caption.replace(/\s+/g, " ")}\n`, lines.join("\n")], { type: "text/csv" });
+  /** The tables that stand on the page as numbers, one below the other; the caption as a comment on top. */
+  const standing = (within) => Array.from(within.querySelectorAll("table[data-numbers]")).flatMap((table) => [
+    [table.caption?.textContent ?? ""], ...Array.from(table.rows, (row) => Array.from(row.cells, (one) => one.textContent)), [],
+  ]);
+
+  function csv(within, caption, table = () => standing(within)) {
+    const lines = table().map((line) => line.map(cell).join(","));
+    return new Blob([`# ${caption.replace(/\s+/g, " ")}\n`, lines.join("\n"), "\n"], { type: "text/csv" });
   }
 
   function download(blob, name) {
@@ -108,9 +111,9 @@ const exporting = (() => {
 
   const fileName = (title, ending) => title.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 80).replace(/^-+|-+$/g, "") + "." + ending;
 
-  /** Save what stands inside `within` as png, svg or csv. */
-  async function save(kind, caption, title, within = document.body) {
-    const blob = await { png, svg, csv }[kind](within, caption);
+  /** Save what stands inside `within` as png, svg or csv; `table` gives the lines of a table that does not stand there. */
+  async function save(kind, caption, title, within = document.body, table = undefined) {
+    const blob = await { png, svg, csv }[kind](within, caption, table);
     download(blob, fileName(title, kind));
   }
 

@@ -34,9 +34,9 @@ const standalone = (() => {
     }
     await Bokeh.embed.embed_items(documents, [found.item]);
     const doc = Bokeh.documents[0];
-    open(doc, settings);
+    const made = open(doc, settings);
     for (const button of document.querySelectorAll("[data-export]")) {
-      button.addEventListener("click", () => exporting.save(button.dataset.export, at("caption").textContent, document.title));
+      button.addEventListener("click", () => exporting.save(button.dataset.export, at("caption").textContent, document.title, document.body, made.table));
     }
     document.documentElement.dataset.ready = "";
   }
