@@ -36,8 +36,8 @@ from attnengine_explorer import url
 from attnengine_explorer.auth import TokenAuth, is_loopback, may_look
 from attnengine_explorer.exports import Download, Exports
 from attnengine_explorer.growing import waiting
-from attnengine_explorer.library import Library
 from attnengine_explorer.jobs import JOBS
+from attnengine_explorer.library import Library
 from attnengine_explorer.page import template
 from attnengine_explorer.session import Session
 

@@ -30,7 +30,9 @@ def test_python_has_no_dangerous_construct(path):
     assert {why for pattern, why in PYTHON.items() if re.search(pattern, source)} == set()
 
 
-@pytest.mark.parametrize("path", sorted((ROOM / "js").rglob("*.js")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted((ROOM / "js").rglob("*.js")), ids=lambda path: path.relative_to(ROOM).as_posix()
+)
 def test_the_page_script_sets_text_only(path):
     source = path.read_text(encoding="utf-8")
     assert {why for pattern, why in SCRIPT.items() if re.search(pattern, source)} == set()
