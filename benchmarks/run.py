@@ -32,8 +32,9 @@ import torch
 import transformers
 
 from attnengine.model.capture import Capture
-from attnengine.run.engine import Job, make_pilots, no_sums, run_batch
+from attnengine.run.engine import Job, make_pilots, run_batch
 from attnengine.run.sampling import Sample
+from attnengine.statistics.accumulate import SiteSums
 from benchmarks import measure
 from benchmarks.models import NAMES, job_of, load
 
@@ -136,7 +137,7 @@ def time_case(case: Case, device: str, dtype: torch.dtype, tokens: int, repeats:
         pilots = make_pilots(job)
 
         def run(_: int) -> None:
-            sums = no_sums(job, pilots)
+            sums = [SiteSums(pilot) for pilot in pilots]
             with Capture(job.loaded.model, job.sites) as capture:
                 run_batch(job, capture, windows, group, sums, Sample())
 
@@ -206,7 +207,7 @@ def peak_memory(length: int, device: str) -> dict[str, Any]:
     with torch.inference_mode():
         job.loaded.model(**job.feed.batch([0], device).inputs, use_cache=False)
     plain = peak(device)
-    sums = no_sums(job, make_pilots(job))
+    sums = [SiteSums(pilot) for pilot in make_pilots(job)]
     with Capture(job.loaded.model, job.sites) as capture:
         run_batch(job, capture, (0,), torch.zeros(1, dtype=torch.long), sums, Sample())
     return {"length": length, "plain_peak_mb": round(plain), "beyond_plain_mb": round(peak(device) - plain, 1)}

@@ -48,6 +48,13 @@ class WindowBatch:
         inputs = {name: move(tensor) for name, tensor in self.inputs.items()}
         return WindowBatch(inputs, self.streams, changed(self.streams, move))
 
+    def here_on(self, device: torch.device) -> Streams:
+        """The facts on a device: as they are there already, or moved, where a model lies on several."""
+        first = next(iter(self.here.values())).real
+        if first.device == device:
+            return self.here
+        return changed(self.streams, lambda tensor: tensor.to(device, non_blocking=True))
+
     def pinned(self) -> WindowBatch:
         """A batch of the host in memory that devices copy from without waiting."""
         inputs = {name: tensor.pin_memory() for name, tensor in self.inputs.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,11 +19,11 @@ from attnengine.errors import ModelError
 from attnengine.model.adapter import WEIGHTS, adapter_class, merge_adapter
 from attnengine.model.folders import count_tensors, find_folder, hash_files, read_json, weight_files
 from attnengine.model.positions import max_positions
+from attnengine.model.state import UNUSED, hash_state, require_whole
 
 T = TypeVar("T")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 _MODALITIES = {"input_ids": "text", "pixel_values": "image"}
-_UNUSED = ("pooler", "mask_token")  # weights that no attention call depends on; checkpoints often lack them
 
 
 @dataclass(frozen=True)
@@ -95,14 +94,15 @@ def load_model(
 def wrap_model(model: PreTrainedModel, reader: Any) -> LoadedModel:
     """A model in memory with its tokenizer or image processor; a headed model gives its base model, if it has one.
 
-    ``weights_sha256`` is :func:`hash_state`. The model is neither
-    copied nor changed.
+    Quantised weights and those on several devices (``device_map``) are welcome. ``weights_sha256`` is
+    :func:`.state.hash_state`. The model is neither copied nor changed.
     Raises TypeError for something that is no transformers model, ModelError for what cannot be run.
     """
     if not isinstance(model, PreTrainedModel):
         raise TypeError(
             f"expected a transformers PreTrainedModel, got {type(model).__name__} (PEFT: pass model.get_base_model())"
         )
+    require_whole(model)
     wants = "text" if hasattr(reader, "is_fast") or hasattr(reader, "encode") else "image"
     base = model.base_model
     assert isinstance(base, PreTrainedModel)
@@ -186,7 +186,7 @@ def _model(folder: Path, config: Any, dtype: torch.dtype | None, trust_remote_co
     )
     own = {f"{model.base_model_prefix}.{name}" for name in model.base_model.state_dict()}
     needed = report["missing_keys"] if model.base_model is model else own & set(report["missing_keys"])
-    missing = sorted(key for key in needed if not any(part in key for part in _UNUSED))
+    missing = sorted(key for key in needed if not any(part in key for part in UNUSED))
     if missing:
         raise ModelError(
             f"{folder} lacks {len(missing)} weights of {type(model).__name__}, which would be random: {missing[0]}, …"
@@ -243,20 +243,6 @@ def _start_token(model: PreTrainedModel, folder: Path | None) -> int | None:
     sources = [getattr(model.config, names[0], None), stored.get(names[0])]
     sources += [getattr(model.config, name, None) for name in names[1:]]
     return next((value for value in sources if isinstance(value, int)), None)
-
-
-def hash_state(model: PreTrainedModel) -> str:
-    """SHA-256 over names, types, shapes and bytes of the sorted state dict: what identifies a model in memory.
-
-    What no attention call depends on is left out: a pooler is there or not, and often random, as the class has it.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if any(part in name for part in _UNUSED):
-            continue
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _attempt(what: str, act: Callable[[], T]) -> T:

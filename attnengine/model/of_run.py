@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from attnengine.bundled import SHA256, bundled_model
 from attnengine.errors import AttnEngineError, ModelError
-from attnengine.model.load import DTYPES, LoadedModel, hash_state, load_model
+from attnengine.model.load import DTYPES, LoadedModel, load_model
+from attnengine.model.state import hash_state
 
 if TYPE_CHECKING:
     from attnengine.opened import Run

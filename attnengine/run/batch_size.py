@@ -10,9 +10,9 @@ from attnengine.model.capture import Capture
 from attnengine.model.load import LoadedModel
 from attnengine.records import Site
 from attnengine.run.choice import choose
-from attnengine.run.engine import Job, no_sums, run_batch
+from attnengine.run.engine import Job, run_batch
 from attnengine.run.sampling import Sample
-from attnengine.statistics.accumulate import Pilot
+from attnengine.statistics.accumulate import Pilot, SiteSums
 
 ON_CPU = 4096  # more does not make a CPU faster
 MOST = 2**18
@@ -29,7 +29,7 @@ def batch_tokens_for(loaded: LoadedModel, sites: list[Site], feed: Feed, device:
     empty = torch.empty(0, dtype=torch.int32).numpy()
     plan = Plan((windows,), ((0,),), group.numpy(), 1, empty, empty, empty > 0, "")
     job = Job(loaded, sites, feed, plan, device, choose(sites, None, None), stats)
-    sums = no_sums(job, [Pilot.zero(site.n_heads, site.d_qk) for site in sites])
+    sums = [SiteSums(Pilot.zero(site.n_heads, site.d_qk)) for site in sites]
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
     before = torch.cuda.memory_allocated(device)

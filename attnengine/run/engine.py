@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import torch
 
-from attnengine.corpus.feed import Feed, WindowBatch
+from attnengine.corpus.feed import Feed, Streams, WindowBatch
 from attnengine.corpus.plan import Plan
 from attnengine.errors import CaptureError, UnsupportedModelError
 from attnengine.model.capture import Capture
@@ -141,7 +141,7 @@ def _pass(
     advance: Callable[[int], None],
 ) -> dict[str, torch.Tensor]:
     """One pass over a shard, in batches of at most ``limit`` padded tokens."""
-    plan, sums, sample = job.plan, no_sums(job, pilots), Sample()
+    plan, sums, sample = job.plan, [SiteSums(pilot) for pilot in pilots], Sample()
     group_of = torch.from_numpy(plan.group).long()
     cut = [piece for index in plan.shards[shard] for piece in _cut(job, plan.batches[index], limit)]
     with Capture(job.loaded.model, job.sites) as capture, closing(batches(job.feed, cut, job.device)) as ready:
@@ -156,11 +156,6 @@ def _pass(
             check_mass(site, heads, one.extremes["mass_defect_max"])
     seen = [window for windows in cut for window in windows]
     return shards.pack_sums(sums, torch.unique(group_of[seen])) | sample.tensors()
-
-
-def no_sums(job: Job, pilots: list[Pilot]) -> list[SiteSums]:
-    """Sums of every site to add to, on the job's device."""
-    return [SiteSums(pilot.to(job.device)) for pilot in pilots]
 
 
 def _padded(job: Job, windows: tuple[int, ...]) -> int:
@@ -194,16 +189,16 @@ def run_batch(
     """One batch through the model, its attention calls into ``sums`` and ``sample``; ``batch``: made ahead."""
     batch = batch or job.feed.batch(windows, job.device)
     rows, where, n_plain = sampling.batch_sample(job.plan, windows)
-    memory, n_groups, device = Memory(), job.plan.n_groups, job.device
-    of_window = group.to(device)
-    tokens = {name: TokenRows.of(stream, device) for name, stream in batch.streams.items()}
+    memory, n_groups = Memory(), job.plan.n_groups
+    beside = _Beside(batch, group)
 
     def on_call(site: Site, call: AttentionCall) -> None:
         if not job.chosen[site.site]:
             return
         found = site_sums(job, site, call, batch, memory)
-        sums[site.site].add(found, of_window, n_groups)
-        sums[site.site].tokens.add(found, streams_of(site, tokens)[1])
+        here = beside.on(call.query.device)
+        sums[site.site].add(found, here.group, n_groups)
+        sums[site.site].tokens.add(found, streams_of(site, here.tokens)[1])
         if len(rows):
             # Hundreds of small operations: on several threads each waits for all, ten times as long on a busy machine.
             with using_threads(1):
@@ -212,7 +207,8 @@ def run_batch(
                         of_rows(site, call, some, plain)
 
     def of_rows(site: Site, call: AttentionCall, where: torch.Tensor, plain: bool) -> None:
-        heads, facts, here = job.chosen[site.site], *(streams_of(site, one) for one in (batch.streams, batch.here))
+        heads, device = job.chosen[site.site], call.query.device
+        facts, here = (streams_of(site, one) for one in (batch.streams, beside.on(device).facts))
         found = read_rows(call, heads, facts, here, where, cross=site.kind == "cross", max_length=job.max_length)
         sample.take(site.site, call, where, found if plain else found.without_values())
         if not plain:
@@ -223,6 +219,30 @@ def run_batch(
     capture.forward(batch.inputs, on_call)
     if len(rows):
         sample.rows.append(rows)
+
+
+@dataclass(frozen=True)
+class _Here:
+    """What adding up a batch needs on the device of an attention call."""
+
+    group: torch.Tensor  # (b,) int64
+    facts: Streams
+    tokens: dict[str, TokenRows | None]
+
+
+class _Beside:
+    """:class:`_Here` for every device that a model's layers lie on, made when the first of them is met."""
+
+    def __init__(self, batch: WindowBatch, group: torch.Tensor) -> None:
+        self.batch, self.group, self._known = batch, group, dict[torch.device, _Here]()
+
+    def on(self, device: torch.device) -> _Here:
+        """What a call on ``device`` needs."""
+        if device not in self._known:
+            facts = self.batch.here_on(device)
+            tokens = {name: TokenRows.of(stream, device) for name, stream in self.batch.streams.items()}
+            self._known[device] = _Here(self.group.to(device), facts, tokens)
+        return self._known[device]
 
 
 def check_mass(site: Site, heads: Sequence[int], defect: torch.Tensor) -> None:

@@ -26,10 +26,11 @@ from attnengine.model.load import LoadedModel
 from attnengine.model.self_check import self_check
 from attnengine.run.batch_size import batch_tokens_for
 from attnengine.run.choice import choose
-from attnengine.run.engine import Job, make_pilots, no_sums, run_batch
+from attnengine.run.engine import Job, make_pilots, run_batch
 from attnengine.run.progress import Reporter
 from attnengine.run.sampling import Sample
 from attnengine.run.settings import RunSettings
+from attnengine.statistics.accumulate import SiteSums
 from attnengine.statistics.own import OWN
 from attnengine_kernels import path_for
 
@@ -248,6 +249,6 @@ def time_estimate(job: Job) -> float:
     with Capture(job.loaded.model, job.sites) as capture:
         for _ in range(2):
             started = time.perf_counter()
-            run_batch(job, capture, windows, group, no_sums(job, pilots), Sample())
+            run_batch(job, capture, windows, group, [SiteSums(pilot) for pilot in pilots], Sample())
     seconds = time.perf_counter() - started
     return seconds * float(job.feed.n_tokens.sum()) / float(job.feed.n_tokens[list(windows)].sum())

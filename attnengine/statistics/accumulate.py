@@ -103,9 +103,10 @@ class SiteSums:
     def add(self, sums: Mapping[str, Tensor], group: Tensor, n_groups: int) -> None:
         """Add one batch: ``sums`` (windows, ...) from the kernels, ``group`` (windows,) int64 on the same device.
 
-        Sums stay on that device, where the pilot has to be, and nothing waits for it. What the kernels give per key is
-        left to ``tokens.add``, which knows what the keys are.
+        Sums stay on that device, and nothing waits for it. What the kernels give per key is left to ``tokens.add``,
+        which knows what the keys are.
         """
+        self.pilot = self.pilot.to(group.device)
         for name, value in shifted(sums, self.pilot).items():
             if name in PER_KEY:
                 continue

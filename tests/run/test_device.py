@@ -14,9 +14,9 @@ from attnengine.model import masks
 from attnengine.model.masks import MaskReader
 from attnengine.records import Site
 from attnengine.run import sampling
-from attnengine.run.engine import Job, no_sums, run_batch
+from attnengine.run.engine import Job, run_batch
 from attnengine.run.sampling import Sample
-from attnengine.statistics.accumulate import Pilot
+from attnengine.statistics.accumulate import Pilot, SiteSums
 from attnengine_kernels import AttentionCall, api
 from tests.kernels.oracles import make_facts
 
@@ -24,19 +24,19 @@ B, L, H, D = 3, 70, 4, 16
 
 
 class OneForward:
-    """In a capture's place: two layers call attention on tensors of the device, under a padded causal mask."""
+    """In a capture's place: two layers call attention on their devices, under a padded causal mask."""
 
-    def __init__(self, sites):
-        self.sites = sites
-        self.mask = torch.empty(B, 1, L, L, dtype=torch.bool, device="meta")
+    def __init__(self, sites, devices=("meta", "meta")):
+        self.sites, self.devices = sites, devices
+        causal = torch.ones(L, L, dtype=torch.bool).tril().expand(B, 1, L, L)
+        self.masks = {device: causal.to(device) for device in devices}
 
     def forward(self, inputs, on_call):
         reader = MaskReader()
-        for site in self.sites:
-            q, k, v = (torch.empty(B, n, L, D, device="meta") for n in (H, site.n_kv_heads, site.n_kv_heads))
-            seen = reader.read(self.mask, None, False, q, k)
-            lse = torch.empty(B, H, L, device="meta")
-            on_call(site, AttentionCall(q, k, v, seen.lo, seen.hi, 0.25, None, None, seen.bias, lse, seen.bounds))
+        for site, device in zip(self.sites, self.devices, strict=True):
+            q, k, v = (torch.ones(B, n, L, D, device=device) for n in (H, site.n_kv_heads, site.n_kv_heads))
+            seen = reader.read(self.masks[device], None, False, q, k)
+            on_call(site, AttentionCall(q, k, v, seen.lo, seen.hi, 0.25, bias=seen.bias, bounds=seen.bounds))
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def waits(monkeypatch):
 def a_batch(monkeypatch):
     """Job, windows, group, sums, sample and batch of a run with sampled rows, on that device."""
     monkeypatch.setattr(sampling, "_copied", lambda tensor: torch.empty_like(tensor))  # pinned memory needs a real one
-    monkeypatch.setattr(api, "_chosen", lambda *_: "triton")
+    monkeypatch.setattr(api, "_chosen", lambda device, _: "numba" if device == "cpu" else "triton")
     facts = make_facts(B, L, right=6, seed=1)
     sites = [Site(n, f"m{n}", 0, "", "self", n, H, 2, D, D, 0.25, None, None, False, False) for n in range(2)]
     at = [(w, i) for w in (0, 2) for i in range(64)]
@@ -74,13 +74,23 @@ def a_batch(monkeypatch):
 
 def test_a_batch_waits_for_the_device_once_to_read_its_mask(a_batch, waits) -> None:
     job, sites, batch = a_batch
-    sums = no_sums(job, [Pilot.zero(H, D) for _ in sites])
+    sums = [SiteSums(Pilot.zero(H, D)) for _ in sites]
     run_batch(job, OneForward(sites), (0, 1, 2), torch.arange(B), sums, Sample(), batch.to("meta"))
     assert waits == [["meta"] * 3]  # two layers, one mask
     for one in sums:
         kept = [*one.grouped.values(), *one.pooled.values(), *one.extremes.values(), one.tokens.mass]
         assert len(kept) > 60
         assert all(value.device.type == "meta" for value in kept)
+
+
+def test_layers_on_several_devices_are_added_up_where_they_are(a_batch, waits) -> None:
+    job, sites, batch = a_batch
+    sums = [SiteSums(Pilot.zero(H, D)) for _ in sites]
+    forward = OneForward(sites, ("meta", "cpu"))
+    run_batch(job, forward, (0, 1, 2), torch.arange(B), sums, Sample(), batch.to("meta"))
+    for one, device in zip(sums, ("meta", "cpu"), strict=True):
+        assert {value.device.type for value in (*one.grouped.values(), one.tokens.mass)} == {device}
+    assert sums[1].grouped["entropy"].sum() > 0
 
 
 @pytest.mark.parametrize("asks", ["cpu", "item", "tolist", "nonzero", "numpy", "__bool__", "unique"])
