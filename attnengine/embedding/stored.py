@@ -201,7 +201,7 @@ def _typed(clouds: pd.DataFrame) -> pd.DataFrame:
     for name in clouds.columns.difference(["site", "head", "layer", "kind", "stack", "problem", "gauge"]):
         if name.startswith("n_") or name.endswith("_n"):
             clouds[name] = clouds[name].fillna(0).astype(np.int64)
-        elif name in ("grey", "joins_sides", "gauge_exact"):
+        elif name in ("grey", "joins_sides", "gauge_exact", "leaves_out_bias"):
             clouds[name] = clouds[name].astype(object).where(clouds[name].notna(), name == "grey").astype(bool)
         else:
             clouds[name] = clouds[name].astype(np.float64)

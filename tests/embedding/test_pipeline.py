@@ -83,6 +83,7 @@ def test_a_score_bias_that_no_vector_holds_is_told_of_each_head_that_has_one(ber
     store.write_table(bert_copy, "sites", sites.assign(has_bias=sites.site == 2))
     store.write_manifest(bert_copy, store.read_manifest(bert_copy) | {"files": store.list_files(bert_copy)})
     clouds = embed_run(bert_copy, QUICK, layers=[0, 2], heads=[3], jobs=1, reporter=Reporter(quiet=False))
+    assert clouds.leaves_out_bias.dtype == bool
     assert clouds.set_index("site").leaves_out_bias.to_dict() == {0: False, 2: True}
     told = capsys.readouterr()
     assert "1 heads add a score bias" in told.out + told.err
