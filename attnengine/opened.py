@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CLOUD_COLUMNS = (
     "faithfulness_2d", "faithfulness_2d_se", "faithfulness_2d_n", "faithfulness_d", "faithfulness_d_se",
     "faithfulness_d_n", "trustworthiness", "continuity", "knn_preservation", "triplet_accuracy", "cross_share_d",
-    "cross_share_2d", "n_clusters", "gauge", "grey",
+    "cross_share_2d", "n_clusters", "gauge", "grey", "leaves_out_bias",
 )  # fmt: skip
 
 

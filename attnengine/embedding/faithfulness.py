@@ -2,6 +2,10 @@
 
 For each sampled query with at least eight visible sampled keys in its own window, Spearman's rank correlation between
 the true scores and the distances to these keys; then the mean over queries, its standard error clustered by document.
+
+The score here is q·k. A soft cap is monotone and changes no rank, but a score bias (T5's relative positions, ALiBi) is
+in no vector: where a model adds one, only the part of its scores that the vectors make is judged, and table ``clouds``
+says so (``leaves_out_bias``).
 """
 
 from __future__ import annotations

@@ -244,6 +244,11 @@ def report(clouds: pd.DataFrame, reporter: Reporter) -> None:
         reporter.say(
             f"{made} heads embedded · median faithfulness on screen {faithful:.2f} · {grey} too unfaithful to read"
         )
+    biased = int((clouds.leaves_out_bias & clouds.problem.isna()).sum())
+    if biased:
+        reporter.say(
+            f"{biased} heads add a score bias, which is in no vector: their faithfulness judges q·k without it"
+        )
     for row in missing.head(5).itertuples():
         reporter.warn(f"no cloud of L{row.layer}H{row.head}: {row.problem}")
     if len(missing) > 5:

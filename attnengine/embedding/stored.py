@@ -5,7 +5,9 @@
                                            n + i being row i of ``tokens``; ``labels`` (2n,) int16; ``query_map,
                                            key_map`` (d, d), ``key_shift`` (d,) fp64; its row of ``clouds`` and its
                                            clusters as JSON in the header. A head that has no cloud: the reason alone
-    RUN/clouds.parquet                     (site, head): gauge, faithfulness, quality, or the problem
+    RUN/clouds.parquet                     (site, head): gauge, faithfulness, quality, or the problem; leaves_out_bias:
+                                           the model adds a score bias (T5, ALiBi), which no vector holds, so that the
+                                           figures judge q·k without it
     RUN/cluster_tokens.parquet             (site, head, cluster, rank): size, share of queries, token, log-odds
 
 Every head is written whole or not at all, under the hash of its settings: that is what makes an embedding resume.
@@ -166,10 +168,12 @@ def forget(run: Path) -> None:
 def write_tables(run: Run, settings: EmbedSettings, digest: str, heads: list[dict[str, Any]]) -> pd.DataFrame:
     """Write ``clouds`` (returned) and ``cluster_tokens`` from the heads' files; ``heads`` are the rows' keys."""
     names = run.tokens.drop_duplicates("token_id").set_index("token_id")["text"]
+    biased = dict(zip(run.sites["site"], run.sites["has_bias"].astype(bool), strict=True))
     rows, tokens = [], []
     for keys in heads:
         found = read_head(head_path(run.path, keys["site"], keys["head"]), digest)
-        rows.append({**keys, "problem": found.problem, **found.figures})
+        about_bias = {"leaves_out_bias": biased[keys["site"]]}
+        rows.append({**keys, "problem": found.problem, **about_bias, **found.figures})
         where = {"site": keys["site"], "head": keys["head"]}
         for cluster in found.clusters:
             about = where | {
@@ -197,7 +201,7 @@ def _typed(clouds: pd.DataFrame) -> pd.DataFrame:
     for name in clouds.columns.difference(["site", "head", "layer", "kind", "stack", "problem", "gauge"]):
         if name.startswith("n_") or name.endswith("_n"):
             clouds[name] = clouds[name].fillna(0).astype(np.int64)
-        elif name in ("grey", "joins_sides", "gauge_exact"):
+        elif name in ("grey", "joins_sides", "gauge_exact", "leaves_out_bias"):
             clouds[name] = clouds[name].astype(object).where(clouds[name].notna(), name == "grey").astype(bool)
         else:
             clouds[name] = clouds[name].astype(np.float64)

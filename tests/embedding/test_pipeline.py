@@ -76,6 +76,20 @@ def test_what_the_run_gives_back_is_the_cloud_and_its_honesty(bert_copy):
     assert np.isnan(heads.loc[(2, 4), "faithfulness_2d"])
 
 
+def test_a_score_bias_that_no_vector_holds_is_told_of_each_head_that_has_one(bert_copy, capsys):
+    from attnengine.run.progress import Reporter
+
+    sites = ae.open_run(bert_copy).sites
+    store.write_table(bert_copy, "sites", sites.assign(has_bias=sites.site == 2))
+    store.write_manifest(bert_copy, store.read_manifest(bert_copy) | {"files": store.list_files(bert_copy)})
+    clouds = embed_run(bert_copy, QUICK, layers=[0, 2], heads=[3], jobs=1, reporter=Reporter(quiet=False))
+    assert clouds.leaves_out_bias.dtype == bool
+    assert clouds.set_index("site").leaves_out_bias.to_dict() == {0: False, 2: True}
+    told = capsys.readouterr()
+    assert "1 heads add a score bias" in told.out + told.err
+    assert ae.open_run(bert_copy).heads.set_index(["site", "head"]).leaves_out_bias[2, 3]
+
+
 def test_equal_tokens_at_equal_places_share_a_point(bert_copy):
     def double(array):
         array[1::2] = array[::2][: len(array[1::2])]

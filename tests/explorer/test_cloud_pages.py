@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bokeh.document import Document
+from bokeh.events import Tap
 
 from attnengine.errors import EmbeddingError
 from attnengine_explorer import url
@@ -455,8 +456,13 @@ def test_columns_of_clouds_follow_those_of_the_atlas_of_heads(atlas):
 def test_a_click_on_a_cell_opens_the_heads_cloud(atlas):
     page = atlas.pages._made["clouds"]
     assert isinstance(page, CloudsPage)
-    page.atlas.source.selected.indices = [6]
-    assert (atlas.state.view, atlas.state.selected) == ("cloud", (1, 2))
+    for _ in range(2):  # the second time it is open already
+        page.atlas.root._trigger_event(Tap(page.atlas.root, x=2.3, y=-0.8))
+        assert (atlas.state.view, atlas.state.selected) == ("cloud", (1, 2))
+        atlas.dispatch(Change({"view": "clouds"}))
+    for x, y in ((9, 9), (None, 0), (float("nan"), 0), ("1", 0)):
+        page.atlas.root._trigger_event(Tap(page.atlas.root, x=x, y=y))
+    assert atlas.state.view == "clouds"
 
 
 def test_all_colourings_of_all_heads_are_drawn(atlas):

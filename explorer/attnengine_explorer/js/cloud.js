@@ -148,8 +148,8 @@
     if (!solid && hand === "turn") take("pan");
   });
 
-  // The legend.
-  on("cloud.legend", (legend) => {
+  // The legend of either page of clouds.
+  for (const page of ["cloud", "clouds"]) on(`${page}.legend`, (legend) => {
     const colours = legend.colours ?? [];
     const swatch = (colour, text, shape) => {
       const made = element("span"), mark = element("i", "", shape);
@@ -157,7 +157,7 @@
       made.append(mark, text);
       return made;
     };
-    const show = (...parts) => at("cloud-legend").replaceChildren(...parts);
+    const show = (...parts) => at(`${page}-legend`).replaceChildren(...parts);
     if (legend.kind === "side") show(swatch(colours[0], "query", "circle"), swatch(colours.at(-1), "key", "triangle"), element("span", "between: both meet", "faint"));
     else if (legend.kind === "classes") show(...legend.names.map(([level, name]) => swatch(colours[level], name)));
     else if (legend.kind === "sequential") {

@@ -10,6 +10,7 @@ from attnengine_explorer.points.heads import HeadClouds
 from attnengine_explorer.points.names import COLOUR_BY
 from attnengine_explorer.points.raster import LEVELS
 from attnengine_explorer.points.tokens import TOKEN_CLASSES
+from attnengine_explorer.points.wording import SPACE, visible
 
 OF_IMAGES = ("row", "col", "patch")
 OF_TEXT = ("frequency", "token_class")
@@ -104,7 +105,7 @@ def _of_documents(clouds: HeadClouds, numbers: np.ndarray) -> Colouring:
     for place, number in enumerate(largest):
         level[numbers == number] = place
     known = clouds.documents
-    names = [known.get(int(number), str(number)) for number in largest]
+    names = [visible(known.get(int(number), str(number))).replace(SPACE, " ") for number in largest]
     names += [""] * (LEVELS - 1 - len(names)) + ([_OTHERS] if len(found) > len(largest) else [""])
     return Colouring(level, np.ones(len(numbers), bool), "classes", names=tuple(names))
 

@@ -11,7 +11,7 @@ from attnengine_explorer.points.heads import HeadCloud, HeadClouds
 from attnengine_explorer.points.raster import Window
 from attnengine_explorer.points.wording import visible
 
-MOST = 60
+MOST = 40
 #: Points that are asked in turn whether their text still fits.
 CANDIDATES = 1500
 _LINE, _LETTER, _MARGIN = 15.0, 6.9, 6.0  # pixels of 12 px monospace
@@ -27,14 +27,21 @@ class Label:
     text: str
 
 
-def labels(clouds: HeadClouds, cloud: HeadCloud, screen: np.ndarray, window: Window, what: str) -> list[Label]:
+def labels(
+    clouds: HeadClouds,
+    cloud: HeadCloud,
+    screen: np.ndarray,
+    window: Window,
+    what: str,
+    emphasised: np.ndarray | None = None,
+) -> list[Label]:
     """The labels of a view: "clusters" by the tokens that mark them, "tokens" by points, "none".
 
-    screen: (2n, 2) the cloud as it is seen.
+    screen: (2n, 2) the cloud as it is seen. emphasised: (2n,) bool, the points that may be named, or None for all.
     """
     if what == "clusters":
         return fitting(_clusters(clouds, cloud, screen), window)
-    return fitting(_tokens(clouds, screen, window), window) if what == "tokens" else []
+    return fitting(_tokens(clouds, screen, window, emphasised), window) if what == "tokens" else []
 
 
 def fitting(offered: Iterable[Label], window: Window) -> list[Label]:
@@ -65,9 +72,10 @@ def _clusters(clouds: HeadClouds, cloud: HeadCloud, screen: np.ndarray) -> Itera
             yield Label(float(x), float(y), " ".join(words))
 
 
-def _tokens(clouds: HeadClouds, screen: np.ndarray, window: Window) -> Iterable[Label]:
+def _tokens(clouds: HeadClouds, screen: np.ndarray, window: Window, emphasised: np.ndarray | None) -> Iterable[Label]:
     """Points in the window, evenly drawn, each as its text; a text is offered once."""
-    inside = np.flatnonzero(window.holds(screen))
+    inside = window.holds(screen)
+    inside = np.flatnonzero(inside if emphasised is None else inside & emphasised)
     if len(inside) > CANDIDATES:
         inside = inside[np.linspace(0, len(inside) - 1, CANDIDATES).astype(np.int64)]
     seen: set[int] = set()

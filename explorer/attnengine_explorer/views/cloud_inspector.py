@@ -9,10 +9,11 @@ from attnengine.errors import AttnEngineError
 from attnengine_explorer.desk import Desk
 from attnengine_explorer.jobs import JOBS, Ticket
 from attnengine_explorer.points import telling
+from attnengine_explorer.points.legend import legend
 from attnengine_explorer.points.summary import summarise
 from attnengine_explorer.state import ViewState
 from attnengine_explorer.views import View, changed
-from attnengine_explorer.views.single_cloud import SingleCloudView, legend
+from attnengine_explorer.views.single_cloud import SingleCloudView
 
 
 class CloudInspector(View):
@@ -30,7 +31,7 @@ class CloudInspector(View):
         if head:
             self._tell_head(new)
         if head or changed(old, new, "color_by"):
-            self.desk.tell("cloud.legend", legend(self.figure.scene, dark=self.figure.dark))
+            self.desk.tell("cloud.legend", legend(self.figure.colours, dark=self.figure.dark))
         if head or changed(old, new, "token", "point_side"):
             point = self.figure.point_of(new)
             told = None if point is None else telling.picked(self.desk.run.clouds, *self.figure.head, point)
@@ -40,7 +41,7 @@ class CloudInspector(View):
 
     def restyle(self, dark: bool) -> None:
         """The legend's colours; all else has the page's own."""
-        self.desk.tell("cloud.legend", legend(self.figure.scene, dark=dark))
+        self.desk.tell("cloud.legend", legend(self.figure.colours, dark=dark))
 
     def _tell_head(self, new: ViewState) -> None:
         """The name and the figures of the head; those of components are measured by a thread, the first time."""

@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
-from bokeh.models import ColumnDataSource, LinearColorMapper, Range1d, Rect, TapTool
+from bokeh.events import Tap
+from bokeh.models import ColumnDataSource, LinearColorMapper, Range1d, Rect
 from bokeh.plotting import figure
 
 from attnengine.errors import AttnEngineError
@@ -16,6 +17,7 @@ from attnengine_explorer.numbers import NONE, estimate, number
 from attnengine_explorer.points import composed
 from attnengine_explorer.points.all_heads import AllHeads
 from attnengine_explorer.points.colouring import Colouring
+from attnengine_explorer.points.legend import legend
 from attnengine_explorer.points.palette import palette
 from attnengine_explorer.points.selection import emphasised
 from attnengine_explorer.state import Change, ViewState
@@ -45,7 +47,6 @@ class CloudsAtlas:
         grid = desk.run.grid
         self.size = composed.cell_size(len(grid.rows) * grid.n_columns)
         self.source = ColumnDataSource(data=self._columns(), name="clouds-heads")
-        self.source.selected.on_change("indices", self._on_select)
         self.missing = ColumnDataSource(data={"x": [], "y": []}, name="clouds-none")
         self.images = ColumnDataSource(data={name: [] for name in ("image", "x", "y", "dw", "dh")}, name="clouds-image")
         self.mapper = LinearColorMapper(palette=list(palette("side", False)), low=0, high=255)
@@ -83,10 +84,8 @@ class CloudsAtlas:
         )  # fmt: skip
         self.crosses = plot.scatter("x", "y", source=self.missing, marker="x", size=9, line_width=1.2)
         rows = [(title, f"@{name}") for name, title in _FIGURES.items()]
-        plot.add_tools(
-            hover([self.rects], "@name", [*rows, ("Gauge", "@gauge"), ("", "@problem")]),
-            TapTool(renderers=[self.rects]),
-        )
+        plot.add_tools(hover([self.rects], "@name", [*rows, ("Gauge", "@gauge"), ("", "@problem")]))
+        plot.on_event(Tap, self._on_tap)
         ticks(
             plot.yaxis[0], {row.y: row.label for row in grid.rows if row.site.layer % (1 + len(grid.rows) // 33) == 0}
         )
@@ -116,6 +115,7 @@ class CloudsAtlas:
         self.rects.hover_glyph.line_color = colours.faint
         self.rects.selection_glyph.line_color = colours.selected
         self.crosses.glyph.line_color = colours.cross
+        self.desk.tell("clouds.legend", legend(self.colours, dark=dark))
 
     def _move(self, new: ViewState) -> None:
         run = self.desk.run
@@ -189,6 +189,7 @@ class CloudsAtlas:
         if first is not None and (self.colours is None or first.kind != self.colours.kind):
             self.mapper.palette = list(palette(first.kind, self.dark))
         self.colours = first
+        self.desk.tell("clouds.legend", legend(first, dark=self.dark))
         mask = self._emphasis(new)
         cells = {head: heads.cell(head, colours[head], mask) for head in heads.pixels if head in colours}
         index = self.desk.run.index
@@ -220,14 +221,12 @@ class CloudsAtlas:
             self.notes["clouds-search"] = f"{int(mask.sum()):,} of {len(mask):,} points in every head"
         return mask
 
-    def _on_select(self, _attr: str, old: list[int], new: list[int]) -> None:
-        """A click opens the head's cloud."""
-        rows = self.desk.run.rows
-        open_now = self.desk.state.selected
-        if not new or not 0 <= new[-1] < len(rows):
-            self.source.selected.indices = [] if open_now is None else [self.desk.run.index[open_now]]
-            return
-        row = rows[new[-1]]
-        head = int(row["site"]), int(row["head"])
-        if head != open_now or (old and self.desk.state.view == "clouds" and len(new) == 1 and new != old):
-            self.desk.dispatch(Change({"site": head[0], "head": head[1], "view": "cloud"}))
+    def _on_tap(self, event: Tap) -> None:
+        """A click opens the head's cloud, the open head's too: a selection would not change then."""
+        if not all(isinstance(at, int | float) for at in (event.x, event.y)):
+            return  # the browser may send anything
+        apart = [np.abs(np.asarray(self.source.data[axis]) - at) for axis, at in (("x", event.x), ("y", event.y))]
+        here = np.flatnonzero((apart[0] <= 0.5) & (apart[1] <= 0.5))
+        if len(here):
+            site, head = list(self.desk.run.index)[here[0]]
+            self.desk.dispatch(Change({"site": site, "head": head, "view": "cloud"}))

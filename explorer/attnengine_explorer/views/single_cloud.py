@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from bokeh.core.properties import value
 from bokeh.events import RangesUpdate
@@ -12,17 +10,15 @@ from bokeh.plotting import figure
 
 from attnengine.errors import AttnEngineError
 from attnengine_explorer.desk import Desk
-from attnengine_explorer.numbers import number
 from attnengine_explorer.points import context
-from attnengine_explorer.points.colouring import colouring, values
+from attnengine_explorer.points.colouring import Colouring, colouring, values
 from attnengine_explorer.points.heads import HeadCloud
 from attnengine_explorer.points.labels import labels
-from attnengine_explorer.points.palette import levels, palette
+from attnengine_explorer.points.palette import palette
 from attnengine_explorer.points.raster import Window
 from attnengine_explorer.points.scene import FEW, Scene, sizes, window_of
 from attnengine_explorer.points.selection import emphasised
 from attnengine_explorer.points.turning import seen
-from attnengine_explorer.points.wording import visible
 from attnengine_explorer.state import ViewState
 from attnengine_explorer.theme.colours import look
 from attnengine_explorer.views import changed
@@ -87,6 +83,11 @@ class SingleCloudView:
         """The open head; only while there is a cloud."""
         assert self.desk.state.selected is not None
         return self.desk.state.selected
+
+    @property
+    def colours(self) -> Colouring | None:
+        """The colours of the points that are drawn."""
+        return None if self.scene is None else self.scene.colours
 
     def update(self, old: ViewState | None, new: ViewState) -> None:
         """Draw what this step changed, from the cloud down to the picked point."""
@@ -222,7 +223,7 @@ class SingleCloudView:
         self._draw_marks(self.scene.mixed(np.flatnonzero(inside)) if few else np.array([], np.int64))
         self._draw_picture(None if few else self.scene.picture(self.window, visible))
         state, screen = self.desk.state, self.scene.screen
-        found = labels(self.clouds, self.cloud, screen, self.window, state.labels)
+        found = labels(self.clouds, self.cloud, screen, self.window, state.labels, self.scene.emphasised)
         columns = {name: [getattr(label, name) for label in found] for name in ("x", "y", "text")}
         if columns != self.labels.data:
             self.labels.data = columns
@@ -304,17 +305,3 @@ def _named(method: str) -> str:
 def markers(points: np.ndarray, n: int) -> list[str]:
     """Queries are circles, keys triangles: shape says the side a second time."""
     return ["circle" if point < n else "triangle" for point in points.tolist()]
-
-
-def legend(scene: Scene | None, *, dark: bool) -> dict[str, Any]:
-    """What the page's legend shows of the colours: a scale with two ends, or names."""
-    if scene is None:
-        return {"kind": "none"}
-    colours = scene.colours
-    told: dict[str, Any] = {"kind": colours.kind, "colours": levels(colours.kind, dark), "log": colours.log}
-    told |= {"low": number(colours.low, 3), "high": number(colours.high, 3), "names": []}
-    told["without"] = "" if colours.known.all() else "grey: no value"
-    if colours.kind == "classes":
-        used = set(np.unique(colours.level).tolist())
-        told["names"] = [[level, visible(name)] for level, name in enumerate(colours.names) if name and level in used]
-    return told
