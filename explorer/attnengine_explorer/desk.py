@@ -44,6 +44,12 @@ class Desk:
         """Say ``value`` (JSON) to the script's room ``name``, with the batch that is open."""
         self._told[name] = value
 
+    def say(self, name: str, value: Any) -> None:
+        """Say ``value`` at once, or with the batch that is open. Cheap: no model may have changed beside."""
+        self.tell(name, value)
+        if not self._open:
+            self._send(self._told)
+
     @contextmanager
     def batch(self, *, new_models: bool = True) -> Iterator[None]:
         """Send all changes within as one message, and look for new models once.

@@ -30,6 +30,7 @@ class Shelf:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._open: dict[str, Ticket] = {}
+        self._told: dict[str, tuple[str, float]] = {}
         self._watch: Any = None
         self.asked: tuple[Asked | None, Asked | None] = (None, None)
         self.first: Sentence | None = None
@@ -123,9 +124,11 @@ class Shelf:
             ticket.cancel()
 
     def _tell(self, slot: str, text: str, share: float) -> None:
-        """Say how far the job of a slot is; 1.0 is over."""
-        with self._desk.batch():
-            self._desk.tell("job", {"slot": slot, "text": text, "share": share})
+        """Say how far the job of a slot is, where that is news; a share of 1.0 is over."""
+        news = (text, round(share, 2))
+        if self._told.get(slot) != news:
+            self._told[slot] = news
+            self._desk.say("job", {"slot": slot, "text": text, "share": share})
 
     def _look(self) -> None:
         for slot, ticket in list(self._open.items()):

@@ -38,6 +38,7 @@
     at("threshold-value").textContent = state.threshold === 0 ? "off" : state.threshold.toFixed(2);
     at("overlay").ariaPressed = String(state.overlay === "sentence");
     at("unpin").hidden = state.pin === null;
+    at("overlay-off").hidden = state.overlay === "none";
     shown = state;
   });
 

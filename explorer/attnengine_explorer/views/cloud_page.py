@@ -18,6 +18,7 @@ from attnengine_explorer.run_data import RunData
 from attnengine_explorer.state import Change, ViewState, reduce
 from attnengine_explorer.views import PageView
 from attnengine_explorer.views.cloud_inspector import CloudInspector
+from attnengine_explorer.views.overlay import OverlayView
 from attnengine_explorer.views.single_cloud import SingleCloudView
 
 #: Pixels around the mouse in which a point is under it.
@@ -34,7 +35,8 @@ class CloudPage(PageView):
         super().__init__(desk)
         self.figure = SingleCloudView(desk)
         self.inspector = CloudInspector(desk, self.figure)
-        self.views, self.roots = [self.figure, self.inspector], {"single-cloud": self.figure.root}
+        overlay = OverlayView(desk, self.figure.root)
+        self.views, self.roots = [self.figure, self.inspector, overlay], {"single-cloud": self.figure.root}
 
     @staticmethod
     def frame(run: RunData) -> dict[str, Any]:
