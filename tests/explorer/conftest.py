@@ -77,7 +77,7 @@ class Served:
         """End it as Ctrl-C does; its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(how)
-        status = self.process.wait(10)
+        status = self.process.wait(60)
         self._reader.join(5)
         for pipe in (self.process.stdout, self.process.stderr):
             assert pipe is not None
