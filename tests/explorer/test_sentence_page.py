@@ -169,6 +169,15 @@ def test_what_cannot_be_shown_says_why_and_leaves_what_is_there(page):
     assert told(page)["problem"] == ""
 
 
+def test_the_table_to_save_is_the_pattern_that_is_shown(page):
+    change(page, text=TEXT, site=3, head=7)
+    table = page.pages._made["sentence"].table(page.state)
+    pattern = page.desk.shelf.first.attentions[3].pattern(7)
+    assert np.array_equal(table["weight"].to_numpy().reshape(13, 13), pattern)
+    row = table[(table["query_pos"] == 2) & (table["key_pos"] == 8)].iloc[0]
+    assert (row["head"], row["query"], row["key"]) == ("L3H7", "cat", "it")
+
+
 def test_documents_are_found_by_name_or_number(page):
     page.wire.act = json.dumps({"kind": "sentence.find", "text": "corpus"})
     found = json.loads(page.wire.shown)["told"]["sentence-documents"]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from attnengine.model.sentence import Sentence
 from attnengine_explorer.desk import Desk
 from attnengine_explorer.run_data import RunData
 from attnengine_explorer.state import Change, ViewState
 from attnengine_explorer.views import PageView
-from attnengine_explorer.views.head_sheet import HeadSheet
+from attnengine_explorer.views.head_sheet import HeadSheet, spans_of
 from attnengine_explorer.views.heatmap_sheet import HeatmapSheet
 from attnengine_explorer.views.model_sheet import ModelSheet
 from attnengine_explorer.views.neuron_sheet import NeuronSheet
@@ -47,6 +50,11 @@ class SentencePage(PageView):
             layers.setdefault(kind, []).append((row.site.site, row.label))
         is_pair = any(row.site.stack == "decoder" for row in run.grid.rows)
         return {"layers": layers, "sheets": list(SHEETS), "has_decoder": is_pair}
+
+    def table(self, state: ViewState) -> pd.DataFrame:
+        """The weights of the open head between the tokens that are shown, a row a pair; heads without a sentence."""
+        first = self.desk.shelf.first
+        return super().table(state) if first is None else weights(first, state)
 
     def act(self, act: dict[str, Any]) -> None:
         """``sentence.layer``, ``.find`` (documents) and ``.cancel``."""
@@ -149,6 +157,26 @@ class SentenceView:
         """Take on the colours of the light or dark theme."""
         for sheet in self.sheets.values():
             sheet.restyle(dark)
+
+
+def weights(sentence: Sentence, state: ViewState) -> pd.DataFrame:
+    """(query_pos, query, key_pos, key, weight) of the open head, within the window whose lines are drawn."""
+    site, head = head_of(state, sentence)
+    call = sentence.attentions[site]
+    rows, columns = spans_of(state, call.shape)
+    pattern = call.pattern(head, rows)[:, columns]
+    i, j = (place.ravel() for place in np.indices(pattern.shape))
+    queries, keys = sentence.query_tokens(site).texts[rows], sentence.key_tokens(site).texts[columns]
+    return pd.DataFrame(
+        {
+            "head": call.name(head),
+            "query_pos": i + rows.start,
+            "query": [queries[place] for place in i],
+            "key_pos": j + columns.start,
+            "key": [keys[place] for place in j],
+            "weight": pattern.ravel(),
+        }
+    )
 
 
 def facts(sentence: Sentence) -> str:
