@@ -81,6 +81,7 @@ def long_sequence(*, quick: bool) -> dict[str, Any]:
     before = torch.cuda.memory_allocated()
     start = time.perf_counter()
     found = head_sums(call, facts, facts, memory=memory)
+    torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     peak = (torch.cuda.max_memory_allocated() - before) / 2**20
     again = head_sums(call, facts, facts, memory=memory)

@@ -14,6 +14,8 @@ from attnengine.errors import RunFormatError
 from attnengine.opened import open_run
 from attnengine.store import read_table
 
+UNBROKEN = 10_000  # columns of a pipe or file: a path stays in one piece, for grep
+
 
 def describe_run(run: Path, manifest: dict[str, Any]) -> None:
     """Print what a run is. Every value is printed as plain text: a manifest may come from a stranger."""
@@ -22,7 +24,9 @@ def describe_run(run: Path, manifest: dict[str, Any]) -> None:
     table.add_column(overflow="fold")
     for name, value in facts(run, manifest):
         table.add_row(name, Text(value))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.width = console.width if console.is_terminal else UNBROKEN
+    console.print(table)
 
 
 def facts(run: Path, manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:

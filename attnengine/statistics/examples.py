@@ -33,14 +33,14 @@ def examples_table(sites: Sequence[Site], values: Mapping[int, Rows], tokens: pd
     ``values[site]`` has name -> (n, h) of :func:`.row_values.row_values`, row n being row n of ``tokens``; without a
     sample it is empty. ``rank`` counts a top list from 0 and ``decile`` is null there, and the other way round.
     """
-    frames = []
+    frames, document, token_id = [], tokens.document.to_numpy(), tokens.token_id.to_numpy()
     for site in sites:
         mine = values.get(site.site, {})
         for name in sorted(filter(is_example, mine), key=_place):  # shard files keep no order
-            picked = [_of_statistic(mine[name][:, head], tokens) for head in range(mine[name].shape[1])]
+            picked = [_of_statistic(mine[name][:, head], document) for head in range(mine[name].shape[1])]
             frames.append(_frame(site, name, picked, mine[name], mine[TOP_KEY], tokens))
         if mine:
-            picked = [_of_pairs(mine, head, tokens) for head in range(mine[PAIR].shape[1])]
+            picked = [_of_pairs(mine, head, token_id) for head in range(mine[PAIR].shape[1])]
             frames.append(_frame(site, PAIR, picked, mine[PAIR], mine[PAIR_KEY], tokens))
     found = [frame for frame in frames if len(frame)]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(COLUMNS))
@@ -54,24 +54,23 @@ def _place(name: str) -> tuple[int, str]:
 Picked = tuple[Array, Array]  # rows, and their rank >= 0, or −1 − decile
 
 
-def _of_statistic(value: Array, tokens: pd.DataFrame) -> Picked:
+def _of_statistic(value: Array, document: Array) -> Picked:
     used = np.flatnonzero(np.isfinite(value))
     if not len(used):
         return used, used
-    order = used[np.lexsort((used, -value[used]))]  # highest first, ties by row
-    document = tokens.document.to_numpy()[order]
-    first = np.sort(np.unique(document, return_index=True)[1])  # of each document its highest row
+    order = used[np.argsort(-value[used], kind="stable")]  # highest first, ties by row
+    first = np.sort(np.unique(document[order], return_index=True)[1])  # of each document its highest row
     top = order[first if len(first) >= TOP else slice(None)][:TOP]
     places = np.rint(np.linspace(len(order) - 1, 0, DECILES)).astype(np.int64)
     rows = np.concatenate([top, order[places]])
     return rows, np.concatenate([np.arange(len(top)), -1 - np.arange(DECILES)])
 
 
-def _of_pairs(values: Rows, head: int, tokens: pd.DataFrame) -> Picked:
+def _of_pairs(values: Rows, head: int, token_id: Array) -> Picked:
     weight = values[PAIR][:, head]
     used = np.flatnonzero(np.isfinite(weight))
-    order = used[np.lexsort((used, -weight[used]))]
-    which = np.stack([tokens.token_id.to_numpy()[order], values[PAIR_TOKEN][order, head].astype(np.int64)], axis=1)
+    order = used[np.argsort(-weight[used], kind="stable")]
+    which = np.stack([token_id[order], values[PAIR_TOKEN][order, head].astype(np.int64)], axis=1)
     unnamed = which[:, 1] < 0  # patches have no token: every pair is one of its own
     which[unnamed, 0] = -1 - order[unnamed]
     first = np.sort(np.unique(which, axis=0, return_index=True)[1])[:TOP] if len(order) else order

@@ -72,8 +72,7 @@ def agree(got: HeadSums, want: HeadSums, *, but: tuple[str, ...] = ()) -> None:
     """Assert the same names and shapes, equal counts, and every sum within its limit, ``but`` some."""
     assert set(got) == set(want)
     for name in sorted(set(want) - set(but)):
-        expected = want[name]
-        value = got[name]
+        expected, value = want[name], got[name].cpu()
         assert value.shape == expected.shape, name
         assert value.dtype == torch.float64, name
         if name.endswith("_n") and name != "value_weighted_first_mass_n" and name != "share_n":

@@ -12,6 +12,7 @@ from attnengine.corpus.feed import WindowBatch
 from attnengine.corpus.plan import Plan
 from attnengine.model import masks
 from attnengine.model.masks import MaskReader
+from attnengine.opened import open_run
 from attnengine.records import Site
 from attnengine.run import sampling
 from attnengine.run.engine import Job, run_batch
@@ -19,6 +20,8 @@ from attnengine.run.sampling import Sample
 from attnengine.statistics.accumulate import Pilot, SiteSums
 from attnengine_kernels import AttentionCall, api
 from tests.kernels.oracles import make_facts
+from tests.run.agreement import assert_same_numbers
+from tests.run.conftest import same_numbers
 
 B, L, H, D = 3, 70, 4, 16
 
@@ -97,3 +100,11 @@ def test_layers_on_several_devices_are_added_up_where_they_are(a_batch, waits) -
 def test_the_stand_in_refuses_to_give_numbers(asks) -> None:
     with pytest.raises((RuntimeError, NotImplementedError, TypeError)):
         getattr(torch.ones(3 if asks != "__bool__" else (), device="meta"), asks)()
+
+
+@pytest.mark.gpu
+def test_a_run_on_a_gpu_has_the_numbers_of_the_cpu_and_its_own_bits_again(cli, seven, undisturbed, tmp_path) -> None:
+    for name in ("once", "again"):
+        assert cli(*seven, tmp_path / name, "--device", "cuda", "--dtype", "fp32", "-q")[0] == 0
+    assert same_numbers(tmp_path / "once", tmp_path / "again")
+    assert_same_numbers(open_run(undisturbed), open_run(tmp_path / "once"), atol=1e-4)

@@ -198,10 +198,10 @@ def test_info_says_what_share_is_done_and_what_failed(cli, seven, poison, tmp_pa
 
     with pytest.raises(SystemExit, match="0"):
         main()
-    told = "".join(capsys.readouterr().out.split())  # a long path is broken over lines
-    assert "2of7shards" in told
-    assert "noneyet" in told
-    assert "shard-00003.failedtellswhy" in told
+    told = capsys.readouterr().out
+    assert "2 of 7 shards" in told
+    assert "none yet" in told
+    assert f"{run}/shards/shard-00003.failed tells why" in told
 
 
 @pytest.mark.parametrize("share", ["3/3", "a/3", "1", "-1/3", "1/0", "²/3"])
