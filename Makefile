@@ -33,8 +33,8 @@ clean:  ## remove the virtual environment, caches and builds; runs are kept
 
 # Editable, so that a change in the source needs no reinstall; a change of the dependencies does.
 $(VENV)/demo.installed: pyproject.toml | $(VENV)/bin/python
-	$(say) "Installing attnengine and the demo's model"
-	@$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	$(say) "Installing attnengine"
+	@$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
 $(VENV)/test.installed: pyproject.toml | $(VENV)/bin/python

@@ -13,12 +13,14 @@ from typing import Annotated
 
 import typer
 
-from attnengine.commands.embed import embed
+from attnengine.commands.embed import embed, embed_or_say
 from attnengine.commands.run import run
 from attnengine.commands.shared import Model, Output, Quiet, dtype_for, fail, interruptible
 from attnengine.errors import AttnEngineError
 
 BENCHMARKS = ("run", "kernels", "parts", "verify", "gpu", "embed", "scale")
+# Bundled models that read text, each with its name in a run.
+DEMO_MODELS = {"causal": "attnengine/causal", "twin": "attnengine/twin", "minilm": "all-MiniLM-L6-v2"}
 
 app = typer.Typer(
     help="What every attention head of a transformer does, how its queries and keys do it, and where, over a corpus.",
@@ -137,20 +139,28 @@ def demo(
     output: Output = Path("demo-run"),
     serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Open the explorer at the end.")] = True,
     port: Annotated[int, typer.Option(help="Port of the explorer; 0: any free one.", min=0, max=65535)] = 5006,
+    model: Annotated[
+        str,
+        typer.Option(help="causal (a language model of ours), twin (fine-tuned from it), minilm (a BERT, its extra)."),
+    ] = "causal",
+    clouds: Annotated[bool, typer.Option("--embed/--no-embed", help="Lay out the joint clouds too.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Run again even if the demo run is there.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run the bundled model over the bundled text (Python's documentation) and open the explorer. No download."""
+    """Run a bundled model over the bundled text (Python's documentation), embed it, open the explorer. No download."""
     from attnengine.bundled import bundled_documents, bundled_model
     from attnengine.corpus.sources import Document
+    from attnengine.embedding.settings import EmbedSettings
     from attnengine.front import run_documents
     from attnengine.model.load import load_model
     from attnengine.run.progress import Reporter
     from attnengine.run.settings import RunSettings
 
+    if model not in DEMO_MODELS:
+        fail(f"--model must be one of {', '.join(DEMO_MODELS)}; got {model!r}")
     reporter = Reporter(quiet=quiet)
-    reporter.say("checking and loading the bundled model, all-MiniLM-L6-v2")
-    loaded = replace(load_model(str(bundled_model()), device="cpu"), model_id="all-MiniLM-L6-v2")
+    reporter.say(f"checking and loading the bundled model, {DEMO_MODELS[model]}")
+    loaded = replace(load_model(str(bundled_model(model)), device="cpu"), model_id=DEMO_MODELS[model])
     documents = [Document(name, 0, len(text.encode()), text) for name, text in bundled_documents()]
     interruptible(
         lambda: run_documents(
@@ -159,6 +169,8 @@ def demo(
         ),
         output,
     )  # fmt: skip
+    if clouds:
+        embed_or_say(output, EmbedSettings(), reporter, overwrite=overwrite)
     if serve:
         explore([output], port=port, host="127.0.0.1", token=None, browser=True)
 

