@@ -144,7 +144,7 @@ def test_following_the_mouse_sends_nothing_and_a_click_holds_the_token_in_the_li
     assert page.received == before
     assert sent == []
     page.page.mouse.click(*place(page, "head-view-figure", 0.8, 3))
-    page.until("location.search.includes('side=key&pin=3')")
+    page.until("location.search.includes('pinned=key&pin=3')")
     page.page.mouse.move(5, 300)
     page.until("Bokeh.documents[0].get_model_by_name('head-view-mark').data.y[0] === 3")
     assert set(page.data("head-view-drawn", "y1")) == {3}

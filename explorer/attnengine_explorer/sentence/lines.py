@@ -12,8 +12,8 @@ import numpy as np
 
 from attnengine.model.sentence import Attention
 
-#: 9 bytes each: 450 kB, what one click may cost.
-MOST = 50_000
+#: 9 bytes each: 270 kB, so that with the map of a long text a click stays under 500 kB.
+MOST = 30_000
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,9 @@ class HeadSheet(Sheet):
             with self.desk.batch():
                 self.map.show(found, queries, keys)
 
-        self.desk.shelf.work("head-map", lambda _ticket: heatmap(call, head), draw, self._failed("head-lines"))
+        self.desk.shelf.work(
+            "head-map", lambda _ticket: heatmap(call, head, MAP_PIXELS), draw, self._failed("head-lines")
+        )
 
     def _on_heads(self, figure: HeadFigure) -> None:
         """Squares were clicked."""
@@ -172,6 +174,8 @@ class HeadSheet(Sheet):
             self.map.restyle(dark)
 
 
+#: A side of the map: 160 kB beside the lines.
+MAP_PIXELS = 200
 #: Weights of one step that are computed at once, without a thread: a few milliseconds.
 CHEAP = 400_000
 

@@ -73,7 +73,7 @@ class HeadFigure:
         self.rest = source("rest", "value")
         self.left = source("left", "y", "text", "special", "segment")
         self.right = source("right", "y", "text", "special", "segment")
-        self.squares = source("squares", "x", "y", "name", "color", "on")
+        self.squares = source("squares", "x", "y", "name", "label", "color", "on")
         self.drawn = source("drawn", *_DRAWN)
         self.strips = source("strips", "x", "y", "width", "alpha", "color")
         self.numbers = source("numbers", "x", "y", "text", "side")
@@ -111,7 +111,7 @@ class HeadFigure:
         plot = self._plain("heads", height=HEAD_ROW)
         style = {"marker": "square", "size": 15, "line_color": "color", "fill_color": "color", "line_width": 1.5}
         self.square_marks = plot.scatter("x", "y", source=self.squares, fill_alpha="on", **style)
-        numbers = Text(x="x", y="y", text="name", text_align="left", text_baseline="middle", x_offset=11)
+        numbers = Text(x="x", y="y", text="label", text_align="left", text_baseline="middle", x_offset=10)
         self.square_names = plot.add_glyph(self.squares, numbers)
         self.square_names.glyph.text_font_size = "11px"
         # The numbers that only the script reads reach the browser because a root refers to them.
@@ -168,6 +168,7 @@ class HeadFigure:
             "x": (place % HEADS_A_ROW).astype(np.float32),
             "y": (place // HEADS_A_ROW).astype(np.float32),
             "name": names,
+            "label": [str(head) for head in range(n)],  # short, for two sentences side by side
             "color": head_colours(n),
             "on": np.ones(n, dtype=np.uint8),
         }
