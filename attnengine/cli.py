@@ -18,7 +18,7 @@ from attnengine.commands.run import run
 from attnengine.commands.shared import Model, Output, Quiet, dtype_for, fail, interruptible
 from attnengine.errors import AttnEngineError
 
-BENCHMARKS = ("run", "kernels", "parts", "verify", "gpu", "embed", "scale")
+BENCHMARKS = ("run", "kernels", "parts", "verify", "gpu", "embed", "scale", "explorer")
 
 app = typer.Typer(
     help="What every attention head of a transformer does, how its queries and keys do it, and where, over a corpus.",
