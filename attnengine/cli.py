@@ -18,7 +18,7 @@ from attnengine.commands.run import run
 from attnengine.commands.shared import Model, Output, Quiet, dtype_for, fail, interruptible
 from attnengine.errors import AttnEngineError
 
-BENCHMARKS = ("run", "kernels", "parts", "verify", "gpu", "embed", "scale")
+BENCHMARKS = ("run", "kernels", "parts", "verify", "gpu", "embed", "scale", "explorer")
 # Bundled models that read text, each with its name in a run.
 DEMO_MODELS = {"causal": "attnengine/causal", "twin": "attnengine/twin", "minilm": "all-MiniLM-L6-v2"}
 

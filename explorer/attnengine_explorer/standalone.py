@@ -78,8 +78,9 @@ class Page:
 
     def frame(self) -> str:
         """The page inside a frame that may run its own scripts and offer downloads, and nothing else."""
+        title = self.title.encode("utf-8", "replace").decode()
         return (
-            f'<iframe srcdoc="{html.escape(self.html())}" title="{html.escape(self.title)}" '
+            f'<iframe srcdoc="{html.escape(self.html())}" title="{html.escape(title)}" '
             f'sandbox="allow-scripts allow-downloads" style="width: 100%; height: {self.height}px; border: 0"></iframe>'
         )
 

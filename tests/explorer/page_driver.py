@@ -6,7 +6,7 @@ import re
 import time
 from typing import Any
 
-_AT = """([name, x, row]) => {
+AT = """([name, x, row]) => {
   const doc = Bokeh.documents[0], plot = doc.get_model_by_name("qk-view");
   const view = Bokeh.index.find_one(plot);
   view.el.scrollIntoView({ block: "nearest" });
@@ -66,13 +66,13 @@ class Page:
     def click_at(self, source: str, x: float, row: int) -> None:
         """Click a row of the neuron view at a place of its x axis (0 to 1000)."""
         self.page.wait_for_timeout(350)  # to Bokeh two clicks within 300 ms are one double click, wherever they are
-        self.page.mouse.click(*self.page.evaluate(_AT, [source, x, row]))
+        self.page.mouse.click(*self.page.evaluate(AT, [source, x, row]))
         self.until("Bokeh.documents[0].is_idle")
 
     def hover_at(self, source: str, x: float, row: int) -> list[str]:
         self.page.mouse.move(2, 2)
         self.until(f"!({TOOLTIP})().length")
-        x, y = self.page.evaluate(_AT, [source, x, row])
+        x, y = self.page.evaluate(AT, [source, x, row])
         self.page.mouse.move(x - 1, y - 1)
         self.page.mouse.move(x, y)
         return self.until(TOOLTIP)[0]

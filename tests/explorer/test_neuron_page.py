@@ -1,0 +1,96 @@
+"""BertViz's third use case by mouse: the neurons behind a head whose attention falls off with distance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from attnengine.bundled import bundled_documents, bundled_model
+from attnengine.corpus.documents import Document
+from attnengine.front import run_documents
+from attnengine.model.load import load_model
+from attnengine.opened import Run
+from attnengine.run.progress import Reporter
+from attnengine.run.settings import RunSettings
+from tests.explorer.conftest import Served
+from tests.explorer.driven import Page
+from tests.explorer.page_driver import AT
+
+TEXT = (
+    "The cat sat on the mat because it was tired, and the dog looked on while the old clock in the hall counted the "
+    "hours of the long night."
+)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The bundled MiniLM over a little of the bundled text, with every statistic."""
+    texts = [Document(name, 0, len(text), text[:2500]) for name, text in bundled_documents()[:4]]
+    run = run_documents(
+        load_model(str(bundled_model())), texts, tmp_path_factory.mktemp("whole") / "run",
+        RunSettings(sample=64, threads=1), device="cpu", source="topics", reporter=Reporter(quiet=True),
+    )  # fmt: skip
+    assert run is not None
+    return run
+
+
+def click_token(page: Page, row: int) -> None:
+    page.page.wait_for_timeout(350)  # to Bokeh two clicks within 300 ms are one double click
+    page.page.mouse.click(*page.page.evaluate(AT, ["qk-queries", 50, row]))
+
+
+def neurons_of(page: Page) -> list[int]:
+    """The neurons in the order in which the table lists them."""
+    script = (
+        "Array.from(document.querySelectorAll('#qk-tables table:last-child tbody tr'), (r) => r.cells[0].textContent)"
+    )
+    return [int(n) for n in page.page.evaluate(script)]
+
+
+@pytest.mark.browser
+def test_the_neurons_behind_a_distance_decaying_head_are_found_by_mouse(browser: Any, whole_run: Run) -> None:
+    server = Served(whole_run.path)
+    page = Page(browser, server.url)
+    try:
+        page.open()
+        page.choose("statistic", "local_score")
+        page.until("location.search.includes('stat=local_score')")
+        page.idle()
+        heads = whole_run.heads
+        most = heads.loc[heads.local_score.idxmax()]
+        site, head = int(most.site), int(most["head"])
+        page.click_head(site, head)
+        page.page.click('[data-set="view"][data-value="sentence"]')
+        page.page.fill("#sentence-text", TEXT)
+        page.page.click("#sentence-run")
+        page.until("document.getElementById('sentence').hasAttribute('data-ready')", timeout=120)
+        page.page.click('[data-set="sheet"][data-value="neuron"]')
+        page.until("document.querySelectorAll('#qk-tables table').length === 2", timeout=60)
+        rows = whole_run.neurons.query("site == @site and head == @head").sort_values("neuron")
+        corpus = rows.score_variance_share.to_numpy()
+
+        page.choose("neurons_by", "text")
+        page.until("location.search.includes('by=text')")
+        page.idle()
+        here = neurons_of(page)
+        rank = np.argsort(np.argsort(-corpus))
+        assert spearmanr(np.arange(len(here)), rank[here]).statistic > 0.8
+        assert len(set(here[:4]) & set(np.argsort(-corpus)[:4])) >= 3
+
+        page.choose("neurons_by", "corpus")
+        page.until("location.search.includes('by=corpus')")
+        page.idle()
+        assert neurons_of(page) == np.lexsort((np.arange(len(corpus)), -corpus)).tolist()
+
+        click_token(page, 3)
+        page.until("location.search.includes('pin=3')")
+        page.until("Bokeh.documents[0].get_model_by_name('qk-queries').data.chosen[3]")
+        page.page.keyboard.press("z")
+        page.until("!location.search.includes('pin=3')")
+        page.clean()
+    finally:
+        page.context.close()
+        server.stop()
