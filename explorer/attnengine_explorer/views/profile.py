@@ -33,6 +33,7 @@ class ProfileView:
         plot.add_tools(hover([self.dots], "@where", rows, mode="vline", limit=1))
         plot.xaxis[0].axis_label = "← earlier · tokens · later →"
         plot.yaxis[0].axis_label = "weight per token"
+        plot.yaxis[0].formatter.power_limit_low = -5  # 0.004 is read faster than 4.000e−3
         self.root = plot
 
     def update(self, old: ViewState | None, new: ViewState) -> None:

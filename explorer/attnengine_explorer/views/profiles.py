@@ -41,6 +41,7 @@ class ProfilesView:
         plot.add_tools(hover([dots], "@name", rows, limit=1))
         plot.xaxis[0].axis_label = "← earlier · tokens · later →"
         plot.yaxis[0].axis_label = "weight per token"
+        plot.yaxis[0].formatter.power_limit_low = -5  # 0.004 is read faster than 4.000e−3
         self.root = plot
 
     def update(self, old: ViewState | None, new: ViewState) -> None:

@@ -101,6 +101,7 @@ class TableView:
             self.error.formatter = formatter(np.asarray(self.source.data["se"]))
         if changed(old, new, "filters"):
             passing = self.heads.passing
+            self.root.scroll_to_selection = bool(passing.all())  # Bokeh scrolls to the row of the unfiltered source
             self.root.view.filter = AllIndices() if passing.all() else IndexFilter(np.flatnonzero(passing).tolist())
         if changed(old, new, "view"):
             for column in (self.error, *self.others):
