@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from attnengine_explorer.run_data import RunData
-from tests.explorer.test_browser import _TOOLTIP, Page
+from tests.explorer.driven import TOOLTIP, Page
 
 pytestmark = pytest.mark.browser
 
@@ -164,7 +164,7 @@ def test_a_cell_of_the_clouds_says_its_figures_and_a_click_opens_it(open_page):
     assert texts[0] == "L1H1"
     assert "−0.300 ± 0.020" in texts
     page.page.mouse.move(2, 2)
-    page.until(f"!({_TOOLTIP})().length")
+    page.until(f"!({TOOLTIP})().length")
     page.page.mouse.click(x, y)
     page.until("location.search.includes('view=cloud&site=1&head=1')")
     drawn(page)

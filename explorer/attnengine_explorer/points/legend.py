@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from attnengine_explorer.numbers import number
+from attnengine_explorer.numbers import count, number
 from attnengine_explorer.points.colouring import Colouring
 from attnengine_explorer.points.palette import levels
 
@@ -16,9 +16,14 @@ def legend(colours: Colouring | None, *, dark: bool) -> dict[str, Any]:
     if colours is None:
         return {"kind": "none"}
     told: dict[str, Any] = {"kind": colours.kind, "colours": levels(colours.kind, dark), "log": colours.log}
-    told |= {"low": number(colours.low, 3), "high": number(colours.high, 3), "names": []}
+    told |= {"low": _end(colours.low), "high": _end(colours.high), "names": []}
     told["without"] = "" if colours.known.all() else "grey: no value"
     if colours.kind == "classes":
         used = set(np.unique(colours.level).tolist())
         told["names"] = [[level, name] for level, name in enumerate(colours.names) if name and level in used]
     return told
+
+
+def _end(value: float) -> str:
+    """An end of a scale; whole numbers (positions, counts, rows) without decimals."""
+    return count(value) if value.is_integer() else number(value, 3)

@@ -129,7 +129,9 @@ class SingleCloudView:
             self.notes["cloud-missing"] = f"No cloud: {problem}"
             return
         self.cloud = cloud
-        self.notes["cloud-facts"] = f"{_named(cloud.method)} · {cloud.n:,} sampled tokens, each as a query and as a key"
+        told = f"{_named(cloud.method)} · {cloud.n:,} sampled tokens, each as a query and as a key"
+        means_nothing = " · directions mean nothing, only nearness" if new.projection == "layout" else ""
+        self.notes["cloud-facts"] = told + means_nothing
 
     def _empty(self) -> None:
         for one in (self.image, self.points, self.lines, self.near, self.picked, self.labels):
