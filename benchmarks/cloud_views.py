@@ -1,15 +1,18 @@
 """What the clouds cost a person, in a real browser: pan, fresh picture, lasso, search, head switch, hover, bytes.
 
-    python -m benchmarks.cloud_views [--repeat 15] [--keep FOLDER]
+    python -m benchmarks.cloud_views [--repeat 15] [--keep FOLDER] [--cpu]
 
 Makes a run of two layers of two heads with 1,000,000 points each and one of 1,024 heads with 10,000 points, opens them
 in headless Chromium (software rendering) and prints the median and the 95th percentile beside the targets of the
-explorer. Needs Debian's chromium and the tests' generator of runs.
+explorer. Needs Debian's chromium and the tests' generator of runs. ``--cpu``: instead, the processor time that the
+server spends on each act, without a browser, which other work on the machine does not stretch.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import os
 import platform
 import tempfile
@@ -85,7 +88,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=15)
     parser.add_argument("--keep", type=Path, help="where the generated runs are kept between measurements")
+    parser.add_argument("--cpu", action="store_true", help="processor time of the server alone, without a browser")
     arguments = parser.parse_args()
+    if arguments.cpu:
+        with tempfile.TemporaryDirectory() as scratch:
+            report_cpu(measure_cpu(made(arguments.keep or Path(scratch), "million"), arguments.repeat))
+        return
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.keep or Path(scratch)
         found: dict[str, list[float]] = {}
@@ -185,6 +193,57 @@ def measure_thousand(browser: Any, url: str, repeat: int, found: dict[str, list[
         page.page.wait_for_timeout(300)
         add(found, "largest click, kB", (page.received - before) / 1000)
     page.page.close()
+
+
+def measure_cpu(run: Path, repeat: int) -> dict[str, list[float]]:
+    """Milliseconds of processor time from an act until its message is written, with a million points a head."""
+    from bokeh.document import Document
+
+    from attnengine_explorer.run_data import RunData
+    from attnengine_explorer.session import Session
+    from attnengine_explorer.state import ViewState
+
+    found: dict[str, list[float]] = {}
+    data = RunData(run)
+    state = ViewState(view="cloud", site=0, head=0, labels="none")
+    Session(Document(), data, state, [run])  # compiles, and reads the tokens
+    session = Session(Document(), data, state, [run])
+    plot = session.document.get_model_by_name("single-cloud")
+
+    numbers = itertools.count()
+
+    def act(**what: Any) -> float:
+        begin = time.thread_time()  # a thread's summary of the act before is not this act's
+        session.wire.act = json.dumps(what | {"n": next(numbers)})
+        return 1000 * (time.thread_time() - begin)
+
+    def moved() -> float:
+        begin = time.thread_time()
+        plot.x_range.start += 0.1
+        for callback in session.document.session_callbacks:
+            session.document.callbacks.remove_session_callback(callback)
+            callback.callback()
+        return 1000 * (time.thread_time() - begin)
+
+    angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    for i in range(repeat):
+        add(found, "fresh picture", moved())
+        x, y = (5 * np.cos(angle)).tolist(), ((5 + 0.1 * i) * np.sin(angle)).tolist()
+        add(found, "hover", act(kind="cloud.hover", x=0.3 * i, y=1.0, asked=i))
+        add(found, "lasso → count", act(kind="cloud.lasso", x=x, y=y, how="replace"))
+        act(kind="change", values={"lasso": ""})
+        word = ("the", "cat", "in", "mat", "index")[i % 5]
+        add(found, "search", act(kind="change", values={"search": word}))
+        act(kind="change", values={"search": ""})
+        add(found, "head switch", act(kind="change", values={"head": (i + 1) % 2}))
+    return found
+
+
+def report_cpu(found: dict[str, list[float]]) -> None:
+    """The table of processor times."""
+    print("| 1,000,000 points, server's processor time, ms | median | p95 |\n|---|---|---|")
+    for name, values in found.items():
+        print(f"| {name} | {np.median(values):.0f} | {np.percentile(values, 95):.0f} |")
 
 
 def corners(page: Timed, share: float) -> tuple[list[float], list[float]]:

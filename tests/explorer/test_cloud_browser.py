@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -25,20 +24,6 @@ _CELL = """([x, y]) => {
   return [box.left + view.frame.x_scale.compute(x), box.top + view.frame.y_scale.compute(y)];
 }"""
 _TIP = "document.getElementById('cloud-tip')"
-
-
-@pytest.fixture
-def open_page(browser, served) -> Iterator[Callable[..., Page]]:
-    pages: list[Page] = []
-
-    def start(run: str, query: str = "", **context: Any) -> Page:
-        page = Page(browser, served(run).url, **context)
-        pages.append(page)
-        return page.open(query)
-
-    yield start
-    for page in pages:
-        page.context.close()
 
 
 def drawn(page: Page) -> Page:
