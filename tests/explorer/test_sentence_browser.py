@@ -191,8 +191,8 @@ def test_the_heatmap_says_the_pair_under_the_mouse_and_its_exact_weight(open_spe
     pattern = studio(Typed(FIRST)).attentions[1].pattern(3)
     for i, j in ((2, 0), (5, 6)):
         point(page, "heatmap-figure", j, i)
-        page.until("Bokeh.documents[0].get_model_by_name('heatmap-readout').data.text[0] !== ''")
-        page.page.wait_for_timeout(50)
+        written = "Bokeh.documents[0].get_model_by_name('heatmap-readout').data.text[0]"
+        page.until(f"{written}.includes('({i})') && {written}.includes('({j})')")
         text = page.data("heatmap-readout", "text")[0]
         assert f"({i})" in text
         assert f"({j})" in text
