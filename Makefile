@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 say    = @printf '\033[1m==> %s\033[0m\n'
 
-.PHONY: help demo test lint acceptance clean
+.PHONY: help demo test lint screenshots acceptance clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -23,6 +23,9 @@ lint: $(VENV)/test.installed  ## ruff and mypy
 	$(say) "Lint and types"
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+screenshots: $(VENV)/test.installed  ## every view of the explorer, light and dark, at two sizes (RUN=folder, ARGS=--out folder)
+	$(BIN)/python benchmarks/screenshots.py $(RUN) --all $(ARGS)
 
 acceptance: $(VENV)/test.installed  ## the project's targets on the real model, minutes long
 	$(BIN)/python -m pytest -m acceptance $(ARGS)

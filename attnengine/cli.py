@@ -223,7 +223,7 @@ def bench(
         str,
         typer.Argument(
             help="run: whole forwards; kernels: each pass; parts: the CPU path's; verify: checks; gpu: all; "
-            "embed: clouds; scale: whole runs"
+            "embed: clouds; scale: whole runs; explorer: what a person waits for"
         ),
     ],
 ) -> None:

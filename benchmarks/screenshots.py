@@ -21,11 +21,18 @@ from typing import Any
 from playwright.sync_api import Browser, sync_playwright
 
 SIZES = {"large": (1400, 900), "small": (1000, 700)}
+TEXT = "The+quick+brown+fox+jumps+over+the+lazy+dog,+because+it+was+tired."
 STATES = {
     "start": "",
     "signed": "?stat=score_mean&order=value",
     "head": "?stat=previous_mass&site=2&head=3",
     "patterns": "?show=pattern&site=0&head=1&color=position&sort=neuron&neurons=qk_mean",
+    "clouds": "?view=clouds",
+    "cloud": "?view=cloud&site=3&head=7",
+    "sentence-head": f"?view=sentence&sheet=head&site=2&head=6&text={TEXT}",
+    "sentence-model": f"?view=sentence&sheet=model&text={TEXT}",
+    "sentence-heatmap": f"?view=sentence&sheet=heatmap&site=2&head=6&text={TEXT}",
+    "sentence-neuron": f"?view=sentence&sheet=neuron&site=2&head=6&text={TEXT}",
 }
 OVERVIEW = "?show=pattern&site=2&head=3"
 _SERVE = (
@@ -64,7 +71,11 @@ def shoot(browser: Browser, url: str, path: Path, size: tuple[int, int], scheme:
         if time.monotonic() > end:
             raise TimeoutError(f"{url} was not drawn within a minute")
         time.sleep(0.05)
-    page.wait_for_timeout(400)  # tables settle their column widths after they report idle
+    if "view=sentence" in url:
+        waiting = "!document.getElementById('sentence').hasAttribute('data-ready')"
+        while page.evaluate(waiting) and time.monotonic() < end:  # the first one loads the model
+            time.sleep(0.1)
+    page.wait_for_timeout(1500 if "view=" in url else 400)  # tables settle their column widths after they report idle
     page.screenshot(path=path)
     context.close()
     print(path)
