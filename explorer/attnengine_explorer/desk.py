@@ -38,7 +38,14 @@ class Desk:
         self.shelf = Shelf(self)
         self._send = send
         self._told: dict[str, Any] = {}
-        self._open = False
+        self._open = self._ending = False
+
+    @property
+    def drawing(self) -> bool:
+        """Whether a change of a model is our own drawing and no act of the person: such changes are told to Python's
+        listeners where a batch ends.
+        """
+        return self._open or self._ending
 
     def tell(self, name: str, value: Any) -> None:
         """Say ``value`` (JSON) to the script's room ``name``, with the batch that is open."""
@@ -66,8 +73,9 @@ class Desk:
                 yield
             self._send(self._told)
         finally:
-            self._open = False
+            self._open, self._ending = False, True
             self.document.unhold()
+            self._ending = False
 
     def forget_told(self) -> None:
         """What was told has arrived: a page that is there needs it once."""

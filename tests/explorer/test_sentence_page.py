@@ -128,10 +128,14 @@ def test_the_model_view_opens_the_head_that_is_clicked_and_shows_the_chosen_ones
     change(page, text=TEXT, sheet="model")
     cells = page.document.get_model_by_name("model-view-cells")
     assert len(cells.data["site"]) == 72
-    cells.selected.indices = [3 * 12 + 4]
-    settle(page)
-    assert page.state.selected == (3, 4)
-    assert page.state.sheet == "head"
+    assert page.state.sheet == "model"  # outlining the open head is no click on it
+    for _ in range(2):  # the open head, too, can be clicked
+        cells.selected.indices = [3 * 12 + 4]
+        settle(page)
+        assert page.state.selected == (3, 4)
+        assert page.state.sheet == "head"
+        change(page, sheet="model")
+        assert data(page, "model-view-outline") == {"x": [4], "y": [-3]}
     change(page, sheet="model", part="chosen", heads=((0, 1), (5, 2)))
     assert list(zip(cells.data["site"], cells.data["head"], strict=True)) == [(0, 1), (5, 2)]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from bokeh.models import Column
@@ -37,7 +35,6 @@ class HeadSheet(Sheet):
         self.map = HeatmapFigure("head-map", brush=True)
         columns = [Column(one.heads, one.figure, sizing_mode="stretch_width") for one in self.figures]
         self.roots = {"head-lines": columns[0], "head-lines-b": columns[1], "head-map": self.map.figure}
-        self._drawing = False
         self._mapped: tuple[Sentence, int, int] | None = None
         for one in self.figures:
             one.squares.on_change("data", lambda _attr, _old, _new, one=one: self._on_heads(one))
@@ -45,27 +42,17 @@ class HeadSheet(Sheet):
         assert self.map.window is not None
         self.map.window.on_change("data", self._on_brush)
 
-    @contextmanager
-    def _drawing_now(self) -> Iterator[None]:
-        """What changes inside is our own drawing, no act of the person."""
-        before, self._drawing = self._drawing, True
-        try:
-            yield
-        finally:
-            self._drawing = before
-
     def update(self, old: ViewState | None, new: ViewState, first: Sentence, second: Sentence | None) -> None:
         """Draw the lines of the open head's layer, or only what this step changed."""
         site, head = head_of(new, first)
         was = None if old is None else head_of(old, first)
-        with self._drawing_now():
-            if was is None or was[0] != site or changed(old, new, "query_span", "key_span"):
-                for figure, note, sentence in zip(self.figures, NOTES, (first, second), strict=True):
-                    self._ask(figure, note, sentence, site, new)
-            if changed(old, new, "site", "head", "heads"):
-                self._light(new, first)
-            if changed(old, new, *_OPTIONS):
-                self._option(new)
+        if was is None or was[0] != site or changed(old, new, "query_span", "key_span"):
+            for figure, note, sentence in zip(self.figures, NOTES, (first, second), strict=True):
+                self._ask(figure, note, sentence, site, new)
+        if changed(old, new, "site", "head", "heads"):
+            self._light(new, first)
+        if changed(old, new, *_OPTIONS):
+            self._option(new)
         if was != (site, head) or changed(old, new, "query_span", "key_span"):
             self._map(first, site, head, new)
 
@@ -81,7 +68,7 @@ class HeadSheet(Sheet):
         cost = len(call.query) * rows * call.shape[1]
 
         def draw(found: Shown) -> None:
-            with self._drawing_now(), self.desk.batch():
+            with self.desk.batch():
                 self.notes[note] = said(found)
                 figure.show(found)
                 self._light(self.desk.state, sentence)
@@ -135,7 +122,7 @@ class HeadSheet(Sheet):
 
     def _on_heads(self, figure: HeadFigure) -> None:
         """Squares were clicked."""
-        if self._drawing:
+        if self.desk.drawing:
             return
         state = self.desk.state
         first = self.desk.shelf.first
@@ -152,14 +139,14 @@ class HeadSheet(Sheet):
 
     def _on_pin(self, figure: HeadFigure) -> None:
         """A token was clicked, or let go of."""
-        if not self._drawing:
+        if not self.desk.drawing:
             pin, side = figure.options.data["pin"][0], figure.options.data["pin_side"][0]
             self.desk.dispatch(Change({"pin": None if pin < 0 else int(pin), "pin_side": side}))
 
     def _on_brush(self, _attr: str, _old: Any, new: dict[str, Any]) -> None:
         """A part of the map was chosen."""
         first = self.desk.shelf.first
-        if self._drawing or first is None or not new["x0"]:
+        if self.desk.drawing or first is None or not new["x0"]:
             return
         shape = first.attentions[head_of(self.desk.state, first)[0]].shape
         rows = around(float(new["y0"][0]), float(new["y1"][0]), shape[0])
@@ -168,10 +155,9 @@ class HeadSheet(Sheet):
 
     def restyle(self, dark: bool) -> None:
         """Take on the colours of the light or dark theme."""
-        with self._drawing_now():
-            for figure in self.figures:
-                figure.restyle(dark)
-            self.map.restyle(dark)
+        for figure in self.figures:
+            figure.restyle(dark)
+        self.map.restyle(dark)
 
 
 #: A side of the map: 160 kB beside the lines.

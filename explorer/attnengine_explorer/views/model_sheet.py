@@ -23,7 +23,6 @@ class ModelSheet(Sheet):
         notes.update({"model-view": "", "model-view-b": ""})
         self.figures = [ModelFigure("model-view"), ModelFigure("model-view-b")]
         self.roots = {name: one.figure for name, one in zip(self.PLACES, self.figures, strict=True)}
-        self._marking = False
         for one in self.figures:
             one.cells.selected.on_change("indices", lambda _attr, _old, _new, one=one: self._on_click(one))
 
@@ -36,10 +35,8 @@ class ModelSheet(Sheet):
         self._mark(head_of(new, first))
 
     def _mark(self, head: Head) -> None:
-        self._marking = True
         for figure in self.figures:
             figure.mark(head)
-        self._marking = False
 
     def _draw(self, name: str, figure: ModelFigure, sentence: Sentence, new: ViewState) -> None:
         heads = heads_of(sentence, new)
@@ -61,9 +58,12 @@ class ModelSheet(Sheet):
         self.desk.shelf.work(name, lambda ticket: _work(sentence, heads, between, ticket), show, fail)
 
     def _on_click(self, figure: ModelFigure) -> None:
-        head = figure.marked()
-        if not self._marking and head is not None:
-            self.desk.dispatch(Change({"site": head[0], "head": head[1], "sheet": "head"}))
+        head = figure.clicked()
+        if self.desk.drawing or head is None:
+            return
+        with self.desk.batch():
+            figure.cells.selected.indices = []  # so that the same head can be clicked again
+        self.desk.dispatch(Change({"site": head[0], "head": head[1], "sheet": "head"}))
 
     def restyle(self, dark: bool) -> None:
         """Take on the colours of the light or dark theme."""

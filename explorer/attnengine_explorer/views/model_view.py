@@ -1,6 +1,6 @@
 """The model view: a thumbnail of every head's pattern in one figure, a row a layer (BertViz's model view).
 
-Made from arrays alone. A click marks a head in ``cells.selected``, which a page or a notebook answers by enlarging it.
+Made from arrays alone. A click selects a head in ``cells``, which a page or a notebook answers by enlarging it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class ModelFigure:
         )
         columns = ("x", "y", "site", "head", "name", "strongest")
         self.cells = ColumnDataSource(data={column: [] for column in columns}, name=f"{name}-cells")
+        self.outline = ColumnDataSource(data={"x": [], "y": []}, name=f"{name}-outline")
         self.mapper = LinearColorMapper(palette=list(SEQUENTIAL), low=1, high=255, low_color="rgba(0, 0, 0, 0)")
         self.figure = self._figure(name)
         self.restyle(dark=False)
@@ -39,9 +40,10 @@ class ModelFigure:
             self.cells,
             Rect(**cell, line_color=None),
             hover_glyph=Rect(**cell, line_width=2),
-            selection_glyph=Rect(**cell, line_width=3),
+            selection_glyph=Rect(**cell, line_color=None),
             nonselection_glyph=None,
         )
+        self.open = plot.add_glyph(self.outline, Rect(**cell, line_width=3))
         plot.add_tools(
             hover([self.rects], "@name", [("strongest", "@strongest")], attachment="horizontal"),
             TapTool(renderers=[self.rects]),
@@ -84,9 +86,10 @@ class ModelFigure:
     def mark(self, head: Head | None) -> None:
         """Outline a head."""
         pairs = list(zip(self.cells.data["site"], self.cells.data["head"], strict=True))
-        self.cells.selected.indices = [pairs.index(head)] if head in pairs else []
+        at = [pairs.index(head)] if head in pairs else []
+        self.outline.data = {axis: [self.cells.data[axis][i] for i in at] for axis in ("x", "y")}
 
-    def marked(self) -> Head | None:
+    def clicked(self) -> Head | None:
         """The head that was clicked."""
         indices = self.cells.selected.indices
         if len(indices) != 1:
@@ -97,4 +100,4 @@ class ModelFigure:
         """Take on the colours of the light or dark theme."""
         colours = look(dark)
         self.rects.hover_glyph.line_color = colours.faint
-        self.rects.selection_glyph.line_color = colours.key
+        self.open.glyph.line_color = colours.key
