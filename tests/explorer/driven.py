@@ -32,19 +32,34 @@ class Page:
         self.page = self.context.new_page()
         self.problems: list[str] = []
         self.foreign: list[str] = []
-        self.received = 0
+        self.received = self.sent = 0
         self.base = url
         self.page.on("console", lambda m: self.problems.append(m.text) if m.type in ("error", "warning") else None)
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.on("request", self._request)
-        self.page.on("websocket", lambda ws: ws.on("framereceived", self._frame))
+        self.page.on("websocket", self._watch)
 
     def _request(self, request: Any) -> None:
         if not request.url.startswith((self.base, "data:", "blob:")):
             self.foreign.append(request.url)
 
+    def _watch(self, socket: Any) -> None:
+        socket.on("framereceived", self._frame)
+        socket.on("framesent", self._frame_sent)
+
     def _frame(self, payload: Any) -> None:
         self.received += len(payload)
+
+    def _frame_sent(self, payload: Any) -> None:
+        self.sent += len(payload)
+
+    def quiet(self) -> tuple[int, int]:
+        """Wait until half a second has passed without a message; bytes received and sent so far."""
+        before = (-1, -1)
+        while (now := (self.received, self.sent)) != before:
+            before = now
+            self.page.wait_for_timeout(500)
+        return now
 
     def open(self, query: str = "") -> Page:
         self.page.goto(self.base + query)

@@ -82,7 +82,7 @@ def numbers_beside(page: Page, view: str = "head-view") -> dict[int, float]:
 def test_heads_that_link_the_two_sentences_of_a_pair_are_found_in_the_model_view(open_speaking, studio):
     page = open_speaking("?view=sentence")
     page.page.click("text=a pair of sentences")
-    ready(page, "purred")
+    ready(page, "warm")
     page.page.click('[data-set="sheet"][data-value="model"]')
     page.page.select_option('[data-choice="between"]', "ab")
     page.until("location.search.includes('between=ab')")
@@ -102,7 +102,7 @@ def test_heads_that_link_the_two_sentences_of_a_pair_are_found_in_the_model_view
     at = next(i for i, where in enumerate(zip(*cells[:2], strict=True)) if where == (site, head))
     page.page.mouse.click(*place(page, "model-view-figure", cells[2][at], cells[3][at]))
     page.until(f"location.search.includes('site={site}') && location.search.includes('head={head}')")
-    ready(page, "purred")
+    ready(page, "warm")
     page.until("document.getElementById('sentence').dataset.sheet === 'head'")
     lit = np.flatnonzero(page.data("head-view-squares", "on"))
     assert lit.tolist() == [head]
@@ -135,14 +135,11 @@ def test_a_pronouns_attention_is_compared_in_two_texts_that_differ_in_one_word(o
 def test_following_the_mouse_sends_nothing_and_a_click_holds_the_token_in_the_link(open_speaking):
     page = open_speaking(f"?view=sentence&site=2&head=1&text={FIRST.replace(' ', '+')}")
     ready(page, "nurse")
-    sent: list[int] = []
-    page.page.context.new_cdp_session(page.page).send("Network.enable")
-    before = page.received
+    before = page.quiet()
     for row in range(1, 9):
         point(page, "head-view-figure", 0.2, row)
         page.until(f"Bokeh.documents[0].get_model_by_name('head-view-mark').data.y[0] === {row}")
-    assert page.received == before
-    assert sent == []
+    assert page.quiet() == before
     page.page.mouse.click(*place(page, "head-view-figure", 0.8, 3))
     page.until("location.search.includes('pinned=key&pin=3')")
     page.page.mouse.move(5, 300)
