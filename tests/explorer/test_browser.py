@@ -184,9 +184,9 @@ def test_nothing_sticks_out_at_either_size(open_page, run, width, height, scheme
 def test_a_core_run_says_in_place_of_a_plot_what_it_was_made_without(open_page):
     page = open_page("core")
     assert page.page.locator('[data-choice="show"]').count() == 0  # cells have no pattern to show
-    options = page.page.locator('[data-choice="neuron_statistic"] option')
-    offered = options.evaluate_all("all => all.map((option) => option.value)")
-    assert offered == ["qk_mean", "qk_attended_mean"]
+    for select in page.page.locator('[data-choice="neuron_statistic"]').all():  # of one head, and of several
+        offered = select.locator("option").evaluate_all("all => all.map((option) => option.value)")
+        assert offered == ["qk_mean", "qk_attended_mean"]
     page.click_head(1, 2)
     for note, name in (("pattern", "patterns"), ("profile", "profiles")):
         told = page.page.inner_text(f'[data-note="{note}"]')
