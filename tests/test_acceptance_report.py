@@ -72,7 +72,7 @@ def test_every_test_of_the_list_is_in_it(project: Path, root: Path) -> None:
         "test_good[1]": "passed", "test_good[2]": "passed", "test_bad": "failed", "test_broken": "failed",
         "test_left_out": "skipped",
     }  # fmt: skip
-    assert all(0 <= one["seconds"] <= report["seconds"] for one in tests.values())
+    assert all(0 <= one["seconds"] <= report["seconds"] + 1 for one in tests.values())  # each is rounded by itself
     assert report["versions"]["torch"]
     assert report["device"]
 
