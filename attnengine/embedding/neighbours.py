@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-#: Points up to which the search is exact; beyond it pynndescent (Dong et al. 2011) is faster, its compilation included.
-EXACT_LIMIT = 20_000
+from attnengine.embedding.settings import EXACT_LIMIT as EXACT_LIMIT
+
 CANDIDATES = 32
 TILE = 2**19  # entries of a tile: 2 MB of fp32, so that it is scanned from the cache
 CHUNK = 64  # entries of a row that are compared at once

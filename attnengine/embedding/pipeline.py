@@ -15,17 +15,13 @@ import pandas as pd
 
 from attnengine.embedding import stored
 from attnengine.embedding.cloud import head_vectors, read_embedding
-from attnengine.embedding.settings import EmbedSettings, head_seed
+from attnengine.embedding.settings import EXACT_LIMIT, EmbedSettings, head_seed
 from attnengine.errors import EmbeddingError, RunFormatError
 from attnengine.opened import Run, open_run
 from attnengine.run.progress import Reporter
 
 if TYPE_CHECKING:
     from attnengine.embedding.head import Picture
-
-
-#: neighbours.EXACT_LIMIT, said here because that module loads numba; a test holds them together.
-NO_SEARCH_GRAPH = 20_000
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ def embed_run(
     """
     run, settings = open_run(path), settings or EmbedSettings()
     device = check_device(device, settings)
-    if device != "cpu" and 2 * len(run.tokens) > NO_SEARCH_GRAPH:
+    if device != "cpu" and 2 * len(run.tokens) > EXACT_LIMIT:
         settings = replace(settings, search="exact")
     reporter = reporter or Reporter(quiet=True)
     check_sample(run)

@@ -10,6 +10,9 @@ from typing import Any
 METHODS = ("umap", "umap-learn", "t-sne", "pca")
 #: Names of gauge.GAUGES, said here because that module is loaded only where heads are embedded.
 GAUGE_NAMES = ("attentionviz", "norm-matched", "correlated", "balanced", "attentionviz-uncentred")
+#: Points up to which neighbours are searched exactly; beyond it pynndescent (Dong et al. 2011) is faster, its
+#: compilation included.
+EXACT_LIMIT = 20_000
 #: Raised whenever the same settings would give other numbers.
 RECIPE = 1
 

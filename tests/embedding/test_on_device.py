@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as st
 
 from attnengine.embedding import batches, pipeline
 from attnengine.embedding.curve import fit_curve
@@ -21,13 +20,14 @@ from attnengine.embedding.init import first_positions
 from attnengine.embedding.layout import Descent, lay_out_plainly, schedule
 from attnengine.embedding.layout_compiled import lay_out
 from attnengine.embedding.methods import Planned
-from attnengine.embedding.neighbours import EXACT_LIMIT, exact, nearest
+from attnengine.embedding.neighbours import exact, nearest
 from attnengine.embedding.on_device import lay_out_heads
 from attnengine.embedding.pipeline import embed_run
 from attnengine.embedding.settings import EmbedSettings
 from attnengine.embedding.stored import head_path
 from attnengine.errors import ModelError
 from attnengine_kernels import neighbours as on_any_device
+from tests.embedding.test_neighbours import hard_points
 from tests.kernels.calls import DEVICE
 
 pytestmark = [pytest.mark.gpu] if DEVICE.type == "cuda" else []
@@ -58,16 +58,9 @@ def test_heads_that_move_differently_are_not_mixed(cloud):
     assert lay_out_heads([], DEVICE) == []
 
 
-@given(st.integers(1, 300), st.integers(1, 9), st.integers(0, 2**32 - 1), st.sampled_from(["normal", "grid", "far"]))
-def test_neighbours_found_by_torch_are_the_compiled_ones_to_the_bit(n, d, seed, kind):
-    rng = np.random.default_rng(seed)
-    points = rng.normal(size=(n, d))
-    if kind == "grid":  # nothing but ties
-        points = rng.integers(0, 3, (n, d))
-    if kind == "far":  # fp32 products lose every digit of these differences
-        points = 1e4 + 1e-3 * points
-        points[n // 2 :] *= -1
-    same_neighbours(points.astype(np.float32), min(n, 15), tile=40_000)
+@given(hard_points())
+def test_neighbours_found_by_torch_are_the_compiled_ones_to_the_bit(points):
+    same_neighbours(points, min(len(points), 15), tile=40_000)
 
 
 def same_neighbours(points: np.ndarray, k: int, **options: int) -> None:
@@ -108,10 +101,6 @@ def test_heads_embedded_by_the_device_have_the_bytes_of_those_embedded_by_worker
 def test_a_device_that_is_not_there_and_a_method_without_one_are_named(bert_run):
     with pytest.raises(ModelError, match="torch sees no CUDA device" if DEVICE.type == "cpu" else "unknown device"):
         embed_run(bert_run, device="cuda" if DEVICE.type == "cpu" else "nonsense")
-
-
-def test_the_limit_of_exact_searches_is_said_twice_alike():
-    assert pipeline.NO_SEARCH_GRAPH == EXACT_LIMIT
 
 
 @pytest.mark.parametrize("arch", [90, pytest.param(80, marks=pytest.mark.acceptance)])

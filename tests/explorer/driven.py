@@ -24,24 +24,31 @@ TOOLTIP = """() => {
 
 
 class Page:
-    """One page and what went wrong on it."""
+    """One page and what went wrong on it. ``SIZE``: its window. ``OWN``: how addresses begin that ask nobody."""
+
+    SIZE = (1400, 900)
+    OWN: tuple[str, ...] = ("data:", "blob:")
 
     def __init__(self, browser: Any, url: str, **context: Any) -> None:
-        options = {"viewport": {"width": 1400, "height": 900}, "color_scheme": "light"} | context
+        options = {
+            "viewport": dict(zip(("width", "height"), self.SIZE, strict=True)),
+            "color_scheme": "light",
+        } | context
         self.context = browser.new_context(**options)
         self.page = self.context.new_page()
         self.problems: list[str] = []
-        self.foreign: list[str] = []
+        self.requests: list[str] = []
         self.received = self.sent = 0
         self.base = url
         self.page.on("console", lambda m: self.problems.append(m.text) if m.type in ("error", "warning") else None)
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on("request", self._request)
+        self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("websocket", self._watch)
 
-    def _request(self, request: Any) -> None:
-        if not request.url.startswith((self.base, "data:", "blob:")):
-            self.foreign.append(request.url)
+    @property
+    def foreign(self) -> list[str]:
+        """What was asked of others."""
+        return [url for url in self.requests if not url.startswith((self.base, *self.OWN))]
 
     def _watch(self, socket: Any) -> None:
         socket.on("framereceived", self._frame)
@@ -93,7 +100,8 @@ class Page:
         self.idle()
 
     def data(self, source: str, column: str) -> Any:
-        script = "([s, c]) => Array.from(Bokeh.documents[0].get_model_by_name(s).data[c])"
+        script = """([s, c]) => Array.from(Bokeh.documents[0].get_model_by_name(s).data[c],
+          (v) => ArrayBuffer.isView(v) ? Array.from(v) : v)"""
         return self.page.evaluate(script, [source, column])
 
     def choose(self, name: str, value: str) -> None:

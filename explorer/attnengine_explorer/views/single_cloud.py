@@ -23,12 +23,12 @@ from attnengine_explorer.state import ViewState
 from attnengine_explorer.theme.colours import look
 from attnengine_explorer.views import changed
 from attnengine_explorer.views.figures import plain_figure
+from attnengine_explorer.views.fonts import MONO
 
 #: Milliseconds in which a moving window is drawn at most once.
 PACE = 30
 #: Before the browser has said how large the figure is.
 FIRST_SIZE = 720
-_MONO = "ui-monospace, 'SF Mono', Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 
 
 class SingleCloudView:
@@ -64,7 +64,7 @@ class SingleCloudView:
         ring = {"marker": "marker", "fill_color": None, "line_width": 1.3}
         self.near_rings = plot.scatter("x", "y", size=11, source=self.near, **ring)
         self.picked_ring = plot.scatter("x", "y", size=15, source=self.picked, **ring | {"line_width": 2.2})
-        style = {"text_font_size": "12px", "text_align": "center", "text_baseline": "middle", "text_font": value(_MONO)}
+        style = {"text_font_size": "12px", "text_align": "center", "text_baseline": "middle", "text_font": value(MONO)}
         self.texts = plot.text(
             "x", "y", "text", source=self.labels, background_fill_alpha=0.72, padding=2, border_radius=3, **style
         )
