@@ -1,11 +1,12 @@
 """What a whole run costs beside its forwards and statistics, and how cost and memory grow with the corpus.
 
-    attnengine bench scale [--model minilm,tiny] [--tokens 100000,1000000,10000000]
+    attnengine bench scale [--model minilm,tiny] [--topics 1,8] [--tokens 100000,1000000,10000000]
 
 Each run is a process of its own: planning, tokenising, shards, merging, all that `attnengine run` does but loading the
 model. ``share`` is the part of its time that was spent in forwards and statistics; ``peak_mb`` the most memory the
-process held. MiniLM reads all of Python's documentation topics; the tiny model (causal, one head of width 8) made-up
-text of as many tokens as asked for, so that what is not forward weighs as much as it can.
+process held. MiniLM reads all of Python's documentation topics (128,655 tokens), ``--topics`` times over: what a run
+pays once weighs less the longer it is. The tiny model (causal, one head of width 8) reads made-up text of as many
+tokens as asked for, so that what is not forward weighs as much as it can.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print the table, write the result file."""
     parser = argparse.ArgumentParser(prog="attnengine bench scale", description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="minilm,tiny", help="minilm, tiny or both")
+    parser.add_argument("--topics", default="1,8", help="how often MiniLM reads the topics, comma separated")
     parser.add_argument("--tokens", default="100000,1000000", help="corpora of the tiny model, comma separated")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, help="result file [benchmarks/results/scale-<device>-<date>.json]")
@@ -42,12 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.one:
         print(json.dumps(one_run(**options.one)))
         return 0
-    sizes = [int(n) for n in options.tokens.split(",")]
-    cases = [("minilm", 0)] * ("minilm" in options.model) + [("tiny", n) for n in sizes if "tiny" in options.model]
+    sizes = {"minilm": options.topics, "tiny": options.tokens}
+    cases = [(model, int(n)) for model in sizes if model in options.model for n in sizes[model].split(",")]
     print(f"{'model':<8}{'tokens':>12}{'seconds':>10}{'CPU s':>10}{'tokens/s':>11}{'share':>8}{'peak MB':>9}")
     rows = []
-    for model, tokens in cases:
-        rows.append(in_its_own_process(model, tokens, options.threads))
+    for model, size in cases:
+        rows.append(in_its_own_process(model, size, options.threads))
         print("{model:<8}{tokens:>12,}{seconds:>10.1f}{cpu_seconds:>10.1f}{tokens_per_second:>11,.0f}{share:>8.3f}"
               "{peak_mb:>9.0f}".format(**rows[-1]), flush=True)  # fmt: skip
     about = {"what": "whole runs"} | measure.environment("cpu", options.threads)
@@ -55,9 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def in_its_own_process(model: str, tokens: int, threads: int) -> dict[str, Any]:
+def in_its_own_process(model: str, size: int, threads: int) -> dict[str, Any]:
     """:func:`one_run` in a fresh process, whose peak of memory is its own."""
-    asked = json.dumps({"model": model, "tokens": tokens, "threads": threads})
+    asked = json.dumps({"model": model, "size": size, "threads": threads})
     command = [sys.executable, "-m", "benchmarks.scale", "--one", asked]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -67,8 +69,8 @@ def in_its_own_process(model: str, tokens: int, threads: int) -> dict[str, Any]:
     return found
 
 
-def one_run(model: str, tokens: int, threads: int) -> dict[str, Any]:
-    """Make a run in a temporary folder and say what it took."""
+def one_run(model: str, size: int, threads: int) -> dict[str, Any]:
+    """Make a run in a temporary folder and say what it took; ``size``: of :func:`minilm` or :func:`tiny`."""
     from attnengine.front import run_documents
     from attnengine.model.load import load_model
     from attnengine.run.progress import Reporter
@@ -76,7 +78,7 @@ def one_run(model: str, tokens: int, threads: int) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory(prefix="attnengine-scale-") as name:
         folder = Path(name)
-        loaded, documents = (minilm if model == "minilm" else tiny)(folder, tokens, load_model)
+        loaded, documents = (minilm if model == "minilm" else tiny)(folder, size, load_model)
         settings = RunSettings(threads=threads)
         with forwards_timed() as forwards:
             started, cpu = time.perf_counter(), time.process_time()
@@ -119,12 +121,12 @@ def forwards_timed() -> Iterator[list[float]]:
         engine.run_batch = plain
 
 
-def minilm(_folder: Path, _tokens: int, load: Callable[..., Any]) -> tuple[Any, Any]:
-    """The bundled MiniLM, and all topics of Python's documentation."""
+def minilm(_folder: Path, times: int, load: Callable[..., Any]) -> tuple[Any, Any]:
+    """The bundled MiniLM, and all topics of Python's documentation, ``times`` times."""
     from attnengine.bundled import bundled_documents, bundled_model
     from attnengine.corpus.sources import documents_of
 
-    return load(str(bundled_model("minilm"))), documents_of([text for _, text in bundled_documents()])
+    return load(str(bundled_model("minilm"))), documents_of([text for _, text in bundled_documents()] * times)
 
 
 def tiny(folder: Path, tokens: int, load: Callable[..., Any]) -> tuple[Any, Any]:
