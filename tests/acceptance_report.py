@@ -17,23 +17,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 PACKAGES = ("torch", "triton", "numpy", "numba", "transformers", "hypothesis", "pytest")
 
 
 def wanted(config: pytest.Config) -> bool:
-    """Whether this run is one of the whole acceptance list."""
+    """Whether this process reports on a run of the whole acceptance list: not one of pytest-xdist's workers."""
+    if hasattr(config, "workerinput"):
+        return False
     chosen = [config.getoption(name, default=None) for name in ("keyword", "lf", "collectonly", "deselect")]
     paths = config.args_source is pytest.Config.ArgsSource.ARGS
     return config.getoption("markexpr") == "acceptance" and not any(chosen) and not paths
 
 
+def workers_of(config: pytest.Config) -> int:
+    """How many processes run the tests (pytest-xdist's ``-n``)."""
+    asked = config.getoption("numprocesses", default=None)
+    return asked if isinstance(asked, int) and asked else 1
+
+
 class AcceptanceReport:
     """Collects the outcome of every test and writes ``acceptance-<short commit>.json`` into ``folder`` at the end."""
 
-    def __init__(self, root: Path, folder: Path):
-        self.root, self.folder = root, folder
+    def __init__(self, root: Path, folder: Path, workers: int):
+        self.root, self.folder, self.workers = root, folder, workers
         self.tests: dict[str, dict[str, Any]] = {}  # by node id
         self.started = datetime.datetime.now(datetime.UTC)
         self.path: Path | None = None
@@ -49,6 +56,8 @@ class AcceptanceReport:
         """Write the file; a run that was interrupted has none."""
         if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             return
+        import torch  # takes seconds, for which a run without a report need not wait
+
         files: dict[str, dict[str, Any]] = {}
         for nodeid, one in self.tests.items():
             file, _, name = nodeid.partition("::")
@@ -60,7 +69,7 @@ class AcceptanceReport:
             "commit": commit,
             "uncommitted_changes": bool(_git(self.root, "status", "--porcelain", "--untracked-files=no")),
             "date": self.started.isoformat(timespec="seconds"),
-            "machine": {"platform": platform.platform(), "processors": os.cpu_count()},
+            "machine": {"platform": platform.platform(), "processors": os.cpu_count(), "workers": self.workers},
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu, Triton in its interpreter",
             "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
             "counts": {outcome: counts[outcome] for outcome in ("passed", "failed", "skipped")},

@@ -17,7 +17,7 @@ import hypothesis
 import pytest
 import torch
 
-from tests.acceptance_report import AcceptanceReport, wanted
+from tests.acceptance_report import AcceptanceReport, wanted, workers_of
 
 ROOT = Path(__file__).resolve().parent.parent
 HAS_CUDA = torch.cuda.is_available()
@@ -27,6 +27,10 @@ if not HAS_CUDA:
     if "triton" in sys.modules:
         raise pytest.UsageError("triton was imported before tests/conftest.py could set TRITON_INTERPRET=1")
     os.environ["TRITON_INTERPRET"] = "1"
+
+# Several processes share the machine (pytest-xdist): threads of each beyond its share would only wait for one another.
+if (processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
+    torch.set_num_threads(max((os.cpu_count() or 1) // processes, 1))
 
 # Nothing here may reach a model hub: a test that forgets to make its own model fails at once instead of hanging.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -39,7 +43,7 @@ hypothesis.settings.load_profile("attnengine")
 def pytest_configure(config: pytest.Config) -> None:
     """A run of the whole acceptance list leaves a file named after the commit."""
     if wanted(config):
-        config.pluginmanager.register(AcceptanceReport(ROOT, ROOT / "benchmarks" / "results"))
+        config.pluginmanager.register(AcceptanceReport(ROOT, ROOT / "benchmarks" / "results", workers_of(config)))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -32,12 +32,12 @@ def test_ordinary(): pass
 """
 CONFTEST = """
 from pathlib import Path
-from tests.acceptance_report import AcceptanceReport, wanted
+from tests.acceptance_report import AcceptanceReport, wanted, workers_of
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "acceptance: x")
     if wanted(config):
-        config.pluginmanager.register(AcceptanceReport(Path("."), Path("results")))
+        config.pluginmanager.register(AcceptanceReport(Path("."), Path("results"), workers_of(config)))
 """
 
 
@@ -62,8 +62,9 @@ def only_report(project: Path) -> tuple[str, dict[str, Any]]:
     return path.name, json.loads(path.read_text())
 
 
-def test_every_test_of_the_list_is_in_it(project: Path, root: Path) -> None:
-    done = run(project, root, "-m", "acceptance")
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "two workers"])
+def test_every_test_of_the_list_is_in_it(project: Path, root: Path, workers: tuple[str, ...]) -> None:
+    done = run(project, root, "-m", "acceptance", *workers)
     name, report = only_report(project)
     assert f"acceptance report: results/{name}" in done.stdout
     assert report["counts"] == {"passed": 2, "failed": 2, "skipped": 1}
@@ -73,6 +74,7 @@ def test_every_test_of_the_list_is_in_it(project: Path, root: Path) -> None:
         "test_left_out": "skipped",
     }  # fmt: skip
     assert all(0 <= one["seconds"] <= report["seconds"] + 1 for one in tests.values())  # each is rounded by itself
+    assert report["machine"]["workers"] == (2 if workers else 1)
     assert report["versions"]["torch"]
     assert report["device"]
 

@@ -92,7 +92,7 @@ def frame_variables(run: RunData, runs: list[str], state: ViewState) -> dict[str
         "warnings": warnings(run),
         "statistics": grouped(run.statistics),
         "types": run.type_titles,
-        "has_patterns": run.patterns is not None,
+        "cells": cells(run),
         "runs": runs,
         "current": state.run,
     }
@@ -109,6 +109,14 @@ def facts(run: RunData) -> dict[str, str]:
         "corpus": short(text(corpus.get("source"))) or "unnamed corpus",
         "run": run.path.name,
     }
+
+
+def cells(run: RunData) -> list[tuple[str, str]]:
+    """What a cell of the atlas can show: choice and its name. Clouds need a sample."""
+    tokens = run.table("tokens")
+    found = [("statistic", "statistic"), ("pattern", "mean pattern"), ("cloud", "queries and keys")]
+    there = {"statistic": True, "pattern": run.patterns is not None, "cloud": tokens is not None and len(tokens) > 0}
+    return [(choice, name) for choice, name in found if there[choice]]
 
 
 def caption(run: RunData, state: ViewState) -> str:

@@ -44,7 +44,7 @@ class Session:
         self.wire = Wire(name="wire")
         self.wire.on_change("act", self._on_act)
         self.desk = Desk(document, run, run.fitted(state), self.dispatch, self._send)
-        self.atlas = AtlasView(run, self.desk.heads)
+        self.atlas = AtlasView(self.desk)
         table = TableView(run, self.desk.heads)
         self.rail: list[View] = [self.desk.heads, self.atlas, table, FiltersView(self.desk)]
         self.pages = Pages(self.desk)

@@ -68,7 +68,7 @@ class ViewState:
     run: int = kept(0, Index())
     view: str = kept("overview", Choice(PAGE_VIEWS))
     statistic: str = kept("entropy_normalized", Column(), "stat")
-    show: str = kept("statistic", Choice(("statistic", "pattern")))
+    show: str = kept("statistic", Choice(("statistic", "pattern", "cloud")))
     order: str = kept("head", Choice(("head", "value")))
     site: int | None = kept(None, Index(optional=True))
     head: int | None = kept(None, Index(optional=True))
@@ -150,7 +150,7 @@ class ChooseHeads:
 
 @dataclass(frozen=True)
 class Clear:
-    """Esc: the chosen heads go first, then the open head."""
+    """Esc: what is picked in the page view goes first, then the chosen heads, then the open head."""
 
 
 @dataclass(frozen=True)
@@ -173,10 +173,23 @@ def reduce(state: ViewState, action: Action) -> ViewState:
         case ChooseHeads(heads, how):
             return changed_to(state, {"heads": combined(state.heads, heads, how)})
         case Clear():
-            return replace(state, heads=()) if state.heads else replace(state, site=None, head=None)
+            return cleared(state)
         case Visit(other):
             return other
     raise ValueError(f"unknown action {action!r}")
+
+
+#: What Esc lets go of in each page view, one at a time, before the chosen heads.
+_PICKED = {"clouds": ("lasso",), "cloud": ("lasso", "token"), "sentence": ("pin",)}
+
+
+def cleared(state: ViewState) -> ViewState:
+    """``state`` without the innermost thing that is picked."""
+    start = ViewState()
+    for name in (*_PICKED.get(state.view, ()), "heads"):
+        if getattr(state, name) != getattr(start, name):
+            return replace(state, **{name: getattr(start, name)})
+    return replace(state, site=None, head=None)
 
 
 def changed_to(state: ViewState, values: Mapping[str, Any]) -> ViewState:

@@ -1,17 +1,11 @@
-"""The pages Clouds and Cloud without a browser: build them on a run, act, and read what their sources hold."""
+"""The page Cloud without a browser: build it on a run, act, and read what its sources hold."""
 
 from __future__ import annotations
 
-import itertools
 import json
-import time
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
-from bokeh.document import Document
-from bokeh.events import Tap
 
 from attnengine.errors import EmbeddingError
 from attnengine_explorer import url
@@ -26,10 +20,8 @@ from attnengine_explorer.run_data import RunData
 from attnengine_explorer.session import Session
 from attnengine_explorer.state import Change, SelectHead, ViewState
 from attnengine_explorer.views.cloud_page import CloudPage
-from attnengine_explorer.views.clouds_page import CloudsPage
 from tests.explorer.cloud_runs import GREY, NO_CLOUD, NOT_EMBEDDED, WORDS
-
-_COUNT = itertools.count()
+from tests.explorer.cloud_sessions import act, data, later, open_page, open_state, told, when
 
 
 @pytest.fixture(scope="module")
@@ -37,60 +29,15 @@ def opened(runs):
     return {name: RunData(runs[name]) for name in ("clouds", "solid", "patches", "bert_like", "hostile_clouds")}
 
 
-def open_page(run: RunData, **state) -> Session:
-    return open_state(run, ViewState(**state))
-
-
-def open_state(run: RunData, state: ViewState) -> Session:
-    return Session(Document(), run, state, [run.path])
-
-
 @pytest.fixture
 def page(opened):
     return open_page(opened["clouds"], view="cloud", site=1, head=1)
-
-
-@pytest.fixture
-def atlas(opened):
-    session = open_page(opened["clouds"], view="clouds")
-    later(session)
-    return session
 
 
 def cloud_page(session: Session) -> CloudPage:
     found = session.pages._made["cloud"]
     assert isinstance(found, CloudPage)
     return found
-
-
-def told(session: Session, name: str):
-    return json.loads(session.wire.shown)["told"][name]
-
-
-def act(session: Session, kind: str, **what) -> None:
-    session.wire.act = json.dumps({"kind": kind, **what, "n": next(_COUNT)})
-
-
-def data(session: Session, name: str):
-    return session.document.get_model_by_name(name).data
-
-
-def when(session: Session, name: str, holds: Callable[[Any], bool]) -> Any:
-    """What was told of ``name`` once it ``holds``: a thread may have to find it out first."""
-    end = time.monotonic() + 60
-    while not holds(found := told(session, name)):
-        assert time.monotonic() < end, f"{name} stayed {found}"
-        time.sleep(0.01)
-        later(session)
-    return found
-
-
-def later(session: Session) -> None:
-    """Run what was put off until the next tick or some milliseconds."""
-    while callbacks := session.document.session_callbacks:
-        for callback in callbacks:
-            session.document.callbacks.remove_session_callback(callback)
-            callback.callback()
 
 
 def at_point(session: Session, point: int) -> dict[str, float]:
@@ -420,58 +367,6 @@ def test_a_hostile_act_changes_nothing(page, what):
     page.wire.act = json.dumps(what)
     assert page.state == before
     assert cloud_page(page).figure.scene is scene
-
-
-def test_the_atlas_has_every_heads_cloud_in_its_cell_greys_what_cannot_be_read_and_marks_what_is_missing(atlas):
-    (picture,) = data(atlas, "clouds-image")["image"]
-    size = picture.shape[0] // 3
-    assert picture.shape == (3 * size, 4 * size)
-    for site in range(3):
-        for head in range(4):
-            cell = picture[(2 - site) * size : (3 - site) * size, head * size : (head + 1) * size]
-            if (site, head) in (NO_CLOUD, NOT_EMBEDDED):
-                assert not cell.any()
-            else:
-                assert ((cell >= FADED).any()) == ((site, head) == GREY)
-                assert (cell > 0).sum() > 100
-    heads = data(atlas, "clouds-heads")
-    assert "the same vector" in heads["problem"][NO_CLOUD[0] * 4 + NO_CLOUD[1]]
-    assert "was not embedded" in heads["problem"][NOT_EMBEDDED[0] * 4 + NOT_EMBEDDED[1]]
-    assert sorted(zip(data(atlas, "clouds-none")["x"], data(atlas, "clouds-none")["y"], strict=True)) == [
-        (3, -2),
-        (3, 0),
-    ]
-    assert heads["faithfulness_2d"][5] == "−0.300 ± 0.020"
-    note = json.loads(atlas.wire.shown)["notes"]["clouds-facts"]
-    assert "10 heads" in note
-    assert "1 too unfaithful" in note
-
-
-def test_columns_of_clouds_follow_those_of_the_atlas_of_heads(atlas):
-    atlas.dispatch(Change({"order": "value"}))
-    assert np.array_equal(data(atlas, "clouds-heads")["x"], data(atlas, "heads")["x"])
-    assert np.array_equal(data(atlas, "clouds-heads")["y"], data(atlas, "heads")["y"])
-
-
-def test_a_click_on_a_cell_opens_the_heads_cloud(atlas):
-    page = atlas.pages._made["clouds"]
-    assert isinstance(page, CloudsPage)
-    for _ in range(2):  # the second time it is open already
-        page.atlas.root._trigger_event(Tap(page.atlas.root, x=2.3, y=-0.8))
-        assert (atlas.state.view, atlas.state.selected) == ("cloud", (1, 2))
-        atlas.dispatch(Change({"view": "clouds"}))
-    for x, y in ((9, 9), (None, 0), (float("nan"), 0), ("1", 0)):
-        page.atlas.root._trigger_event(Tap(page.atlas.root, x=x, y=y))
-    assert atlas.state.view == "clouds"
-
-
-def test_all_colourings_of_all_heads_are_drawn(atlas):
-    for by in ("position", "document", "norm", "entropy", "token_class"):
-        atlas.dispatch(Change({"color_by": by}))
-        later(atlas)
-        (picture,) = data(atlas, "clouds-image")["image"]
-        used = np.unique(picture[(picture > 0) & (picture < FIRST_DIM)].astype(int) - 1) // DENSITIES
-        assert len(set(used)) > 2
 
 
 def test_the_file_of_a_selection_is_its_points_with_their_numbers(page, opened):

@@ -115,6 +115,20 @@ def test_esc_lets_go_of_the_chosen_heads_before_it_closes_the_head():
     assert reduce(reduce(state, Clear()), Clear()) == ViewState()
 
 
+def test_esc_lets_go_of_what_is_picked_in_the_page_view_first():
+    drawn = "2.5.layout.2.0.0|+aaaaaabbbbbbcccccc"
+    state = ViewState(view="cloud", site=2, head=5, token=7, lasso=drawn, heads=((0, 1),))
+    let_go = []
+    for _ in range(4):
+        before, state = state, reduce(state, Clear())
+        let_go.append([name for name in vars(state) if getattr(state, name) != getattr(before, name)])
+    assert let_go == [["lasso"], ["token"], ["heads"], ["site", "head"]]
+    pinned = ViewState(view="sentence", site=2, head=5, token=7, pin=3)  # the token says which sentence: it stays
+    assert reduce(pinned, Clear()) == ViewState(view="sentence", site=2, head=5, token=7)
+    elsewhere = ViewState(view="overview", site=2, head=5, token=7, pin=3)
+    assert reduce(elsewhere, Clear()) == ViewState(view="overview", token=7, pin=3)
+
+
 def test_filters_come_as_lists_from_the_page_and_are_kept_once():
     offered = [["type", "induction"], ["entropy", 0, None], ["entropy", 0.0, None]]
     state = reduce(ViewState(), Change({"filters": offered}))

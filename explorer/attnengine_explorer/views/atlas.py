@@ -1,4 +1,4 @@
-"""The atlas: every head of the model in one figure, coloured by a statistic or drawn as its mean pattern."""
+"""The atlas: every head of the model in one figure, coloured by a statistic or drawn as its mean pattern or cloud."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import numpy as np
 from bokeh.models import ColorBar, ColumnDataSource, LinearColorMapper, Range1d, Rect, TapTool
 from bokeh.plotting import figure
 
+from attnengine.errors import AttnEngineError
 from attnengine_explorer.atlas import columns_of, compose, fold_for, limits
+from attnengine_explorer.desk import Desk
 from attnengine_explorer.head_data import value_text
-from attnengine_explorer.heads_source import HeadsSource
-from attnengine_explorer.run_data import RunData
+from attnengine_explorer.points.all_heads import AllHeads
+from attnengine_explorer.points.palette import palette
 from attnengine_explorer.state import ViewState
 from attnengine_explorer.theme.colours import SEQUENTIAL, diverging, look
 from attnengine_explorer.views import changed
 from attnengine_explorer.views.figures import hover, plain_figure, recolour, ticks
+from attnengine_explorer.views.gathering import Gathering, pictures, placed
 
 #: Shown for every head beside the chosen statistic, where a run has them.
 KEY_STATISTICS = {
@@ -26,6 +29,7 @@ KEY_STATISTICS = {
 #: A thumbnail's colour is the square root of its share of the head's largest bin.
 _PATTERN_TICKS = {0.0: "0", 0.5: "¼", 0.5**0.5: "½", 1.0: "max"}
 _CELL = 0.94
+_NO_PICTURES: dict[str, list[object]] = {name: [] for name in ("image", "x", "y", "dw", "dh")}
 
 
 class AtlasView:
@@ -33,9 +37,10 @@ class AtlasView:
     of the statistic.
     """
 
-    def __init__(self, run: RunData, heads: HeadsSource) -> None:
-        self.run = run
-        self.heads = heads
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.run = desk.run
+        self.heads = heads = desk.heads
         self.notes: dict[str, str] = {}
         self._dark = False
         self.source = heads.source
@@ -43,7 +48,10 @@ class AtlasView:
         self.veil = ColumnDataSource(data={"x": [], "y": []}, name="veil")
         self.missing = ColumnDataSource(data={"x": [], "y": []}, name="missing")
         self.mapper = heads.mapper
-        self.images = ColumnDataSource(data={name: [] for name in ("image", "x", "y", "dw", "dh")}, name="thumbnails")
+        self.images = ColumnDataSource(data=_NO_PICTURES, name="thumbnails")
+        self.clouds = ColumnDataSource(data=_NO_PICTURES, name="cloud-thumbnails")
+        self.cloud_mapper = LinearColorMapper(palette=list(palette("side", False)), low=0, high=255)
+        self._gathering = Gathering(desk)
         self.picture_mapper = LinearColorMapper(palette=list(SEQUENTIAL), low=1, high=255, low_color="rgba(0, 0, 0, 0)")
         self.root = self._figure()
         self.bar = ColorBar(color_mapper=self.mapper, width=10, label_standoff=6, padding=4, margin=0)
@@ -61,7 +69,7 @@ class AtlasView:
             self._recolour(new)
         if changed(old, new, "statistic", "order"):
             self._move(new)
-        if changed(old, new, "statistic", "order", "show"):
+        if changed(old, new, "statistic", "order", "show") or (new.show == "cloud" and changed(old, new, "projection")):
             self._show(new)
         if changed(old, new, "statistic", "order", "filters"):
             self.veil.data = {axis: self.source.data[axis][~self.heads.passing] for axis in ("x", "y")}
@@ -74,6 +82,7 @@ class AtlasView:
         self.crosses.glyph.line_color = colours.cross
         self.rects.hover_glyph.line_color = colours.faint
         self.veiled.glyph.fill_color = colours.page
+        self.cloud_mapper.palette = list(palette("side", dark))
 
     def _fixed_columns(self) -> dict[str, np.ndarray]:
         rows = self.run.rows
@@ -98,6 +107,7 @@ class AtlasView:
         grid = self.run.grid
         plot = plain_figure("atlas", x_range=Range1d(-0.5, grid.n_columns - 0.5), y_range=Range1d(grid.bottom, 0.5))
         plot.image("image", x="x", y="y", dw="dw", dh="dh", source=self.images, color_mapper=self.picture_mapper)
+        plot.image("image", x="x", y="y", dw="dw", dh="dh", source=self.clouds, color_mapper=self.cloud_mapper)
         style = {"width": _CELL, "height": _CELL, "x": "x", "y": "y"}
         style["fill_color"] = {"field": "value", "transform": self.mapper}
         self.rects = plot.add_glyph(
@@ -150,34 +160,61 @@ class AtlasView:
         self.root.xaxis[0].axis_label = "head" if new.order == "head" else "rank within the row, highest first"
 
     def _show(self, new: ViewState) -> None:
-        as_pattern = new.show == "pattern" and self.run.patterns is not None
-        values = self.run.heads[new.statistic].to_numpy(dtype=float)
-        missing = (
-            np.array([self.run.pattern(*head) is None for head in self.run.index]) if as_pattern else np.isnan(values)
-        )
-        self.missing.data = {axis: self.source.data[axis][missing] for axis in ("x", "y")}
+        """The cells as ``new.show`` says."""
+        self._gathering.stop()
+        self.notes["cells"] = ""
+        shown = "statistic" if new.show == "pattern" and self.run.patterns is None else new.show
         for glyph in (self.rects.glyph, self.rects.hover_glyph):
-            glyph.fill_alpha = 0.0 if as_pattern else 1.0
-        self.images.data = self._pictures() if as_pattern else {name: [] for name in self.images.data}
-        self.bar.color_mapper = (
-            LinearColorMapper(palette=list(SEQUENTIAL), low=0, high=1) if as_pattern else self.mapper
-        )
-        if as_pattern:
+            glyph.fill_alpha = 1.0 if shown == "statistic" else 0.0
+        self.images.data = self._patterns() if shown == "pattern" else _NO_PICTURES
+        self.clouds.data = _NO_PICTURES
+        self.bar.visible = shown != "cloud"
+        if shown == "pattern":
+            self._cross([self.run.pattern(*head) is None for head in self.run.index])
+            self.bar.color_mapper = LinearColorMapper(palette=list(SEQUENTIAL), low=0, high=1)
             ticks(self.bar, _PATTERN_TICKS)
+            self.notes["cells"] = "each head on its own scale, square root"
+            return
+        self.bar.color_mapper = self.mapper
+        self.bar.update(ticker="auto", major_label_overrides={})
+        if shown == "statistic":
+            self._cross(np.isnan(self.run.heads[new.statistic].to_numpy(dtype=float)))
         else:
-            self.bar.update(ticker="auto", major_label_overrides={})
-        self.notes["pattern-scale"] = "each head on its own scale, square root" if as_pattern else ""
+            self._cross([False] * len(self.run.rows))
+            self._read_clouds(new)
 
-    def _pictures(self) -> dict[str, list[object]]:
+    def _cross(self, missing: np.ndarray | list[bool]) -> None:
+        """Cross out the heads that have nothing to show; ``missing`` (heads,)."""
+        self.missing.data = {axis: self.source.data[axis][np.asarray(missing, bool)] for axis in ("x", "y")}
+
+    def _patterns(self) -> dict[str, list[object]]:
         patterns, grid = self.run.patterns, self.run.grid
         assert patterns is not None
-        places = {head: int(x) for head, (x, _) in self.cells.items()}
         fold = fold_for(len(grid.rows) * grid.n_columns, patterns.shape[2])
-        blocks = grid.blocks
-        return {
-            "image": [compose(block, places, patterns, grid.n_columns, fold) for block in blocks],
-            "x": [-0.5] * len(blocks),
-            "y": [block[-1].y - 0.5 for block in blocks],
-            "dw": [grid.n_columns] * len(blocks),
-            "dh": [len(block) for block in blocks],
-        }
+        return placed(grid, [compose(block, self._columns, patterns, grid.n_columns, fold) for block in grid.blocks])
+
+    @property
+    def _columns(self) -> dict[tuple[int, int], int]:
+        """(site, head) → its column as drawn now."""
+        return {head: int(x) for head, (x, _) in self.cells.items()}
+
+    def _read_clouds(self, new: ViewState) -> None:
+        try:
+            len(self.run.clouds.tokens)
+        except AttnEngineError as problem:
+            self.notes["cells"] = f"No clouds: {problem}"
+            return
+        self._gathering.begin(new.projection, "side", self._progress, self._draw_clouds)
+
+    def _progress(self, done: int) -> None:
+        self.notes["cells"] = f"reading the clouds: {done:,} of {len(self.run.index):,} heads"
+
+    def _draw_clouds(self, heads: AllHeads) -> None:
+        """Every head's queries and keys in its cell."""
+        colours = heads.colours("side")
+        cells = {head: heads.cell(head, colours[head], None) for head in heads.pixels}
+        self.clouds.data = pictures(self.run.grid, self._columns, cells, heads.size)
+        self._cross([head in heads.problems for head in self.run.index])
+        grey = sum(self.run.clouds.is_grey(*head) for head in heads.pixels) if heads.projection == "layout" else 0
+        told = "queries blue, keys orange" + (f"; {grey:,} too unfaithful to be read (grey)" if grey else "")
+        self.notes["cells"] = told if heads.pixels else f"No clouds: {next(iter(heads.problems.values()), 'no head')}"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-
 import numpy as np
 from bokeh.events import Tap
 from bokeh.models import ColumnDataSource, LinearColorMapper, Range1d, Rect
@@ -14,7 +11,6 @@ from attnengine.errors import AttnEngineError
 from attnengine_explorer.atlas import columns_of
 from attnengine_explorer.desk import Desk
 from attnengine_explorer.numbers import NONE, estimate, number
-from attnengine_explorer.points import composed
 from attnengine_explorer.points.all_heads import AllHeads
 from attnengine_explorer.points.colouring import Colouring
 from attnengine_explorer.points.legend import legend
@@ -24,9 +20,8 @@ from attnengine_explorer.state import Change, ViewState
 from attnengine_explorer.theme.colours import look
 from attnengine_explorer.views import changed
 from attnengine_explorer.views.figures import hover, plain_figure, ticks
+from attnengine_explorer.views.gathering import Gathering, pictures
 
-#: Seconds of reading before other sessions have their turn, and between two steps of the progress.
-SLICE, REPORT = 0.03, 0.4
 _FIGURES = {
     "faithfulness_2d": "Faithfulness on screen", "faithfulness_d": "in space", "trustworthiness": "Trustworthiness",
     "cross_share_2d": "Other side near",
@@ -43,9 +38,7 @@ class CloudsAtlas:
         self.dark = False
         self.colours: Colouring | None = None
         self._shown: AllHeads | None = None
-        self._turn = 0
-        grid = desk.run.grid
-        self.size = composed.cell_size(len(grid.rows) * grid.n_columns)
+        self._gathering = Gathering(desk)
         self.source = ColumnDataSource(data=self._columns(), name="clouds-heads")
         self.missing = ColumnDataSource(data={"x": [], "y": []}, name="clouds-none")
         self.images = ColumnDataSource(data={name: [] for name in ("image", "x", "y", "dw", "dh")}, name="clouds-image")
@@ -126,46 +119,19 @@ class CloudsAtlas:
         self.root.xaxis[0].axis_label = "head" if new.order == "head" else "rank within the row, highest first"
 
     def _begin(self, new: ViewState) -> None:
-        """Read the heads that are not there yet; a newer step ends an older one's reading."""
-        self._turn += 1
-        heads = self.clouds.all_heads(new.projection, self.size)
-        steps = heads.reading(new.color_by)
+        """Read the heads that are not there yet, a little at a time."""
         try:
             len(self.clouds.tokens)
         except AttnEngineError as problem:
+            self._gathering.stop()
             self.notes["clouds-missing"] = f"No clouds: {problem}"
             return
-        if self._go_on(heads, steps, SLICE):
-            self._finish(heads, new)
-        else:
-            self._later(heads, steps, self._turn)
+        self._gathering.begin(
+            new.projection, new.color_by, self._progress, lambda heads: self._finish(heads, self.desk.state)
+        )
 
-    def _go_on(self, heads: AllHeads, steps: Iterator[int], seconds: float) -> bool:
-        """Read for a while; whether nothing is left to read."""
-        end = time.monotonic() + seconds
-        for done in steps:
-            if time.monotonic() > end:
-                self.notes["clouds-facts"] = f"reading the clouds: {done:,} of {len(heads.clouds.run.index):,} heads"
-                return False
-        return True
-
-    def _later(self, heads: AllHeads, steps: Iterator[int], turn: int) -> None:
-        reported = time.monotonic()
-
-        def read_on() -> None:
-            nonlocal reported
-            if turn != self._turn:
-                return
-            done = self._go_on(heads, steps, SLICE)
-            if not done:
-                self.desk.document.add_next_tick_callback(read_on)
-            if done or time.monotonic() - reported > REPORT:
-                reported = time.monotonic()
-                with self.desk.batch():
-                    if done:
-                        self._finish(heads, self.desk.state)
-
-        self.desk.document.add_next_tick_callback(read_on)
+    def _progress(self, done: int) -> None:
+        self.notes["clouds-facts"] = f"reading the clouds: {done:,} of {len(self.desk.run.index):,} heads"
 
     def _finish(self, heads: AllHeads, new: ViewState) -> None:
         self._shown = heads
@@ -194,19 +160,7 @@ class CloudsAtlas:
         cells = {head: heads.cell(head, colours[head], mask) for head in heads.pixels if head in colours}
         index = self.desk.run.index
         columns = {head: int(x) for head, x in zip(index, self.source.data["x"], strict=True)}
-        blocks, n_columns = self.desk.run.grid.blocks, self.desk.run.grid.n_columns
-        pictures = []
-        for block in blocks:
-            picture = np.zeros((len(block) * self.size, n_columns * self.size), np.uint8)
-            for r, row in enumerate(block):
-                for head in range(row.site.n_heads):
-                    if (row.site.site, head) in cells:
-                        composed.place(picture, cells[row.site.site, head], r, columns[row.site.site, head])
-            pictures.append(picture)
-        self.images.data = {
-            "image": pictures, "x": [-0.5] * len(blocks), "y": [block[-1].y - 0.5 for block in blocks],
-            "dw": [n_columns] * len(blocks), "dh": [len(block) for block in blocks],
-        }  # fmt: skip
+        self.images.data = pictures(self.desk.run.grid, columns, cells, self._gathering.size)
         none = np.array([head in heads.problems for head in index])
         self.missing.data = {axis: np.asarray(self.source.data[axis])[none] for axis in ("x", "y")}
 
