@@ -1,11 +1,14 @@
 """Joint clouds of real heads: seconds and quality, ours beside umap-learn and t-SNE: ``attnengine bench embed``.
 
-Heads of MiniLM on Python's documentation, evenly drawn, one after the other; for each head every method in turn, on
+Heads of the bundled models (MiniLM and the causal one on Python's documentation, the ViT on digits), or of the runs
+given, evenly drawn, one after the other; for each head every method in turn, on
 one thread, with the same gauge, points and start, so that whatever else the machine does meets all of them alike. A
 method's time is neighbours + graph + layout; "umap-learn" finds its own neighbours and takes its own epochs, the
 others share ours and 200 epochs. `--points 5000,20000,…` draws that many of each head's points evenly (a run with
 `--sample 100000` has 200,000). Compilation is left out here and measured by itself: the seconds from the start of a
-fresh process to its first finished picture, once with Numba's cache and once (``--cold``) without.
+fresh process to its first finished picture, once with Numba's cache and once (``--cold``) without. ``--whole``
+embeds all heads of the first run instead, as `attnengine embed` does by its workers (gauge, neighbours, layout,
+quality), ours and umap-learn in turn.
 """
 
 from __future__ import annotations
@@ -13,13 +16,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,13 +36,15 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits
 
 import attnengine as ae
+from attnengine.bundled import bundled_digits, bundled_model
 from attnengine.embedding.faithfulness import clustered_mean, rank_correlations
 from attnengine.embedding.gauge import attentionviz
 from attnengine.embedding.head import Head
 from attnengine.embedding.init import first_positions
 from attnengine.embedding.methods import Task, place
 from attnengine.embedding.neighbours import distinct
-from attnengine.embedding.pipeline import head_rows, read
+from attnengine.embedding.order import read
+from attnengine.embedding.pipeline import embed_run, head_rows
 from attnengine.embedding.quality import quality
 from attnengine.embedding.settings import EmbedSettings, head_seed
 from benchmarks import measure
@@ -88,7 +94,8 @@ def make_case(run: ae.Run, site: int, head: int, seed: int, points: int | None =
     everything = np.concatenate([gauge.queries(data.queries), gauge.keys(data.keys)])
     first, which = distinct(everything)
     task = Task(everything[first], EmbedSettings(), head_seed(seed, site, head))
-    return Case(f"L{site}H{head}", data, task, which, first >= len(data.queries))
+    name = f"{Path(str(run.manifest['model']['id'])).name} L{site}H{head}"
+    return Case(name, data, task, which, first >= len(data.queries))
 
 
 def some(data: Head, rows: np.ndarray) -> Head:
@@ -172,13 +179,51 @@ def fresh_process(*, cold: bool) -> float:
     return round(float(done.stdout), 2)
 
 
-def demo_run() -> Path:
-    """MiniLM on Python's documentation, in a temporary folder."""
-    folder = Path(tempfile.mkdtemp(prefix="attnengine-bench-")) / "run"
-    options = ["demo", "--model", "minilm", "--no-embed", "--no-serve", "-o"]
-    command = [sys.executable, "-m", "attnengine.cli", *options, str(folder)]
-    subprocess.run(command, check=True)
-    return folder
+def bundled_runs() -> Iterator[Path]:
+    """Runs of the bundled models, in a temporary folder: MiniLM, the causal one, the ViT on every digit."""
+    folder = Path(tempfile.mkdtemp(prefix="attnengine-bench-"))
+    program = [sys.executable, "-m", "attnengine.cli"]
+    for model in ("minilm", "causal"):
+        made = folder / model
+        subprocess.run([*program, "demo", "--model", model, "--no-embed", "--no-serve", "-o", str(made)], check=True)
+        yield made
+    (folder / "images").mkdir()
+    for name, picture in bundled_digits():
+        picture.save(folder / "images" / f"{name}.png")
+    command = ["run", str(bundled_model("digits")), str(folder / "images"), "-o", str(folder / "digits")]
+    subprocess.run([*program, *command], check=True)
+    yield folder / "digits"
+
+
+def drawn(runs: list[ae.Run], heads: int) -> list[tuple[ae.Run, int, int]]:
+    """``heads`` heads, as many of each run, evenly over its layers."""
+    found = []
+    for i, run in enumerate(runs):
+        every = [(row["site"], row["head"]) for row in head_rows(run)]
+        share = heads // len(runs) + (i < heads % len(runs))
+        step = max(len(every) // max(share, 1), 1)
+        found += [(run, site, head) for site, head in every[step // 2 :: step][:share]]
+    return found
+
+
+def whole(run: ae.Run, jobs: int) -> dict[str, Any]:
+    """Seconds of embedding every head of a copy of ``run``, ours and umap-learn, workers warm; and means of quality."""
+    rows: dict[str, Any] = {}
+    for name, method in (("ours", "umap"), (BASE, "umap-learn")):
+        settings = EmbedSettings(method, clusters=False)
+        with tempfile.TemporaryDirectory(prefix="attnengine-bench-") as folder:
+            copy = Path(shutil.copytree(run.path, Path(folder) / "run", ignore=shutil.ignore_patterns("embedding")))
+            embed_run(copy, settings, layers=[0], heads=[0, 1], jobs=jobs)  # loads, compiles
+            start = time.perf_counter()
+            clouds = embed_run(copy, settings, jobs=jobs, overwrite=True)
+            seconds = time.perf_counter() - start
+        figures = ("trustworthiness", "continuity", "knn_preservation", "triplet_accuracy", "faithfulness_2d")
+        means = {figure: round(float(clouds[figure].mean()), 4) for figure in figures if figure in clouds}
+        rows[name] = {"seconds": round(seconds, 1), "heads": len(clouds), **means}
+        CONSOLE.print(f"{name}: {len(clouds)} heads of {2 * len(run.tokens):,} points in {seconds:.1f} s · {means}")
+    rows["ratio"] = round(rows["ours"]["seconds"] / rows[BASE]["seconds"], 3)
+    CONSOLE.print(f"ratio {rows['ratio']} (goal {TARGET})")
+    return rows
 
 
 def show(found: dict[str, dict[str, float]], n: int, size: int | None) -> None:
@@ -198,34 +243,42 @@ def show(found: dict[str, dict[str, float]], n: int, size: int | None) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Measure, compare, write."""
     parser = argparse.ArgumentParser(prog="attnengine bench embed", description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, help="a finished run with a sample [MiniLM's demo run, made first]")
-    parser.add_argument("--heads", type=int, default=6, help="how many, evenly drawn over layers [6]")
+    parser.add_argument(
+        "--run", type=Path, action="append", help="a finished run with a sample, several times for several [runs of "
+        "the bundled models, made first]",
+    )  # fmt: skip
+    parser.add_argument("--heads", type=int, default=6, help="how many, evenly drawn over runs and layers [6]")
     parser.add_argument("--seeds", type=int, default=1, help="pictures of each head by different seeds [1]")
     parser.add_argument("--points", help="points of a head, comma separated [all]")
     parser.add_argument("--repeats", type=int, default=1, help="timings of each picture [1]")
     parser.add_argument("--quick", action="store_true", help="leave out umap-learn with neighbours of its own")
     parser.add_argument("--t-sne", action="store_true", help="scikit-learn's t-SNE, too: a minute a head")
     parser.add_argument("--cold", action="store_true", help="also time a first use that has to compile")
+    parser.add_argument("--whole", action="store_true", help="all heads of the first run by workers, and nothing else")
+    parser.add_argument("--jobs", type=int, default=2, help="workers of --whole [2]")
     parser.add_argument("--output", type=Path, help="result file [benchmarks/results/embed-<device>-<date>.json]")
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")  # umap-learn warns of its seed and its neighbours on every fit
-    run = ae.open_run(options.run or demo_run())
-    every = [(row["site"], row["head"]) for row in head_rows(run)]
-    step = max(len(every) // options.heads, 1)
-    chosen = every[step // 2 :: step][: options.heads]
+    runs = [ae.open_run(path) for path in options.run or bundled_runs()]
+    if options.whole:
+        about = {"what": "joint clouds of all heads, by workers", "target": TARGET} | measure.environment("cpu", 1)
+        result = about | {"jobs": options.jobs, "run": runs[0].path.name, "whole": whole(runs[0], options.jobs)}
+        CONSOLE.print(f"written: {measure.write('embed-whole', 'cpu', result, options.output)}")
+        return 0 if result["whole"]["ratio"] <= TARGET else 1
+    chosen = drawn(runs, options.heads)
     parts = methods(quick=options.quick, t_sne=options.t_sne)
     cases: dict[str, dict[str, Any]] = {}
     by_points: dict[str, dict[str, dict[str, float]]] = {}
     with threadpool_limits(1):
-        warm = make_case(run, *every[0], 0)
+        warm = make_case(*chosen[0], 0)
         small = Task(warm.task.points[:4200], warm.task.settings, 0)  # below 4,096 umap-learn takes another path
         for part in parts.values():
             part(small)
         sizes = [int(size) for size in options.points.split(",")] if options.points else [None]
         for size in sizes:
             here: dict[str, dict[str, Any]] = {}
-            for seed, (site, head) in itertools.product(range(options.seeds), chosen):
-                case = make_case(run, site, head, seed, size)
+            for seed, head in itertools.product(range(options.seeds), chosen):
+                case = make_case(*head, seed, size)
                 label = f"{case.name} seed {seed}" + (f" {size:,} points" if size else "")
                 here[label] = measure_case(case, parts, options.repeats)
                 times = ", ".join(f"{name} {row['seconds'][0]:.1f} s" for name, row in here[label].items())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,12 +13,10 @@ from attnengine.embedding import stored
 from attnengine.embedding.head import Prepared, judge, prepare
 from attnengine.embedding.methods import Planned, Task, finished, planned
 from attnengine.embedding.on_device import lay_out_heads
+from attnengine.embedding.order import Order, opened, read, start
 from attnengine.embedding.settings import head_seed
 from attnengine.errors import EmbeddingError
 from attnengine_kernels.neighbours import nearest
-
-if TYPE_CHECKING:
-    from attnengine.embedding.pipeline import Order
 
 #: Bytes a point takes on the device while it is laid out: two positions, some 40 edges, where they begin in each part.
 BYTES_A_POINT = 512
@@ -47,16 +44,12 @@ def embed_on(device: str, order: Order, todo: list[tuple[int, int]], threads: in
 
 def cut(order: Order, todo: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
     """Batches that fit the device and, with vectors of some 100 numbers a point, the host."""
-    from attnengine.embedding.pipeline import opened
-
     points = 2 * len(opened(order.run).tokens)
     most = max(MOST_BYTES // (points * BYTES_A_POINT), 1)
     yield from (todo[first : first + most] for first in range(0, len(todo), most))
 
 
 def _ready(order: Order, key: tuple[int, int]) -> Ready:
-    from attnengine.embedding.pipeline import opened, read, start
-
     try:
         prepared = prepare(read(opened(order.run), *key), order.settings)
         seed = head_seed(order.settings.seed, *key)

@@ -5,33 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from attnengine.embedding import stored
-from attnengine.embedding.cloud import head_vectors, read_embedding
+from attnengine.embedding.head import Picture, embed_head
+from attnengine.embedding.order import Order, opened, read, start
 from attnengine.embedding.settings import EXACT_LIMIT, EmbedSettings, head_seed
 from attnengine.errors import EmbeddingError, RunFormatError
 from attnengine.opened import Run, open_run
 from attnengine.run.progress import Reporter
-
-if TYPE_CHECKING:
-    from attnengine.embedding.head import Picture
-
-
-@dataclass(frozen=True)
-class Order:
-    """What every worker needs to know, small enough to send to each."""
-
-    run: Path
-    settings: EmbedSettings
-    digest: str
-    like: Path | None = None
 
 
 def embed_run(
@@ -185,17 +171,9 @@ def stopping_workers() -> Iterator[None]:
         raise
 
 
-@lru_cache(maxsize=2)
-def opened(path: Path) -> Run:
-    """A run, opened once a worker."""
-    return open_run(path)
-
-
 def embed_one(order: Order, site: int, head: int) -> None:
     """Lay one head out and write it, or the reason why it has no cloud."""
     from threadpoolctl import threadpool_limits
-
-    from attnengine.embedding.head import embed_head
 
     seed = head_seed(order.settings.seed, site, head)
     with threadpool_limits(1):  # a product's last bits may depend on the threads that share it
@@ -206,28 +184,6 @@ def embed_one(order: Order, site: int, head: int) -> None:
         except EmbeddingError as problem:
             picture = str(problem)
     stored.write_head(stored.head_path(order.run, site, head), order.digest, picture)
-
-
-def read(run: Run, site: int, head: int) -> Any:
-    """A head's sample and what its queries see."""
-    from attnengine.embedding.faithfulness import sight
-    from attnengine.embedding.head import Head
-
-    row = run.sites[run.sites.site == site].iloc[0]
-    window = None if pd.isna(row.window) else int(row.window)
-    seen = sight(run.tokens, kind=str(row.kind), window=window, top_keys=run.top_keys(site))
-    queries, keys = head_vectors(run, site, head)
-    return Head(queries, keys, seen, run.tokens.token_id.to_numpy(), bool(row.has_sink))
-
-
-def start(order: Order, site: int, head: int) -> np.ndarray | None:
-    """The picture that a warm start begins from; EmbeddingError if the other run has none of this head."""
-    if order.like is None:
-        return None
-    found = read_embedding(opened(order.like), site, head).points
-    if found.shape[1] != order.settings.dims:
-        raise EmbeddingError(f"the picture to start from has {found.shape[1]} dimensions, not {order.settings.dims}")
-    return found
 
 
 def report(clouds: pd.DataFrame, reporter: Reporter) -> None:

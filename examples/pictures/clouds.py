@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 
 import attnengine as ae
 from attnengine.embedding.faithfulness import LEAST_KEYS, Sight
-from attnengine.embedding.pipeline import read
+from attnengine.embedding.order import read
 from attnengine.opened import Run
 
 WANTED = (-1.0, -0.4, 0.0)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer, LlamaConfig, LlamaModel
 
 import attnengine as ae
-from attnengine.bundled import bundled_documents, bundled_model
+from attnengine.bundled import bundled_digits, bundled_documents, bundled_model
 from attnengine.opened import Run
 
 
@@ -28,6 +31,22 @@ def bert_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bert_copy(bert_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(bert_run, tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def bundled_runs(bert_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """Runs of the bundled models: MiniLM, the causal one on the same documents, the ViT on forty digits."""
+    folder = tmp_path_factory.mktemp("bundled")
+    (folder / "images").mkdir()
+    for name, picture in bundled_digits()[:40]:
+        picture.save(folder / "images" / f"{name}.png")
+    (folder / "texts.jsonl").write_text(
+        "".join(json.dumps({"text": text[:2500]}) + "\n" for _, text in bundled_documents()[4:28:4])
+    )
+    for name, corpus in (("causal", "texts.jsonl"), ("digits", "images")):
+        command = ["run", bundled_model(name), folder / corpus, "-o", folder / name, "--sample", 640, "--stats", "core"]
+        subprocess.run([sys.executable, "-m", "attnengine.cli", *map(str, command), "-q"], check=True, timeout=300)
+    return {"minilm": ae.open_run(bert_run)} | {name: ae.open_run(folder / name) for name in ("causal", "digits")}
 
 
 @pytest.fixture(scope="session")

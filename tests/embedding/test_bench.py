@@ -6,7 +6,7 @@ import numpy as np
 
 import attnengine as ae
 from attnengine.embedding.faithfulness import rank_correlations
-from attnengine.embedding.pipeline import read
+from attnengine.embedding.order import read
 from benchmarks.embed import make_case, some
 
 

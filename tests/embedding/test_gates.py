@@ -11,29 +11,30 @@ import time
 
 import pytest
 
-import attnengine as ae
 from attnengine.embedding.pipeline import embed_run
 from attnengine.embedding.settings import EmbedSettings
 from attnengine.embedding.stored import head_path
 from benchmarks.embed import Task, fresh_process, gates, make_case, place, summary
 
 pytestmark = pytest.mark.acceptance
-HEADS = ((0, 1), (1, 4), (2, 3), (4, 5), (5, 7))
+HEADS = (
+    ("minilm", 0, 1), ("minilm", 2, 3), ("minilm", 5, 7), ("causal", 0, 2), ("causal", 1, 5), ("digits", 0, 1),
+    ("digits", 3, 2),
+)  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_over_six_data_sets_and_five_seeds_quality_is_umap_learns(bert_run, causal_run):
-    bert = ae.open_run(bert_run)
-    sources = [(bert, *head) for head in HEADS] + [(causal_run, 0, 1)]
+def test_over_seven_data_sets_and_five_seeds_quality_is_umap_learns(bundled_runs):
     cases = {}
-    for run, site, head in sources:
+    for name, site, head in HEADS:
         for seed in range(5):
-            case = make_case(run, site, head, seed)
+            case = make_case(bundled_runs[name], site, head, seed)
             rows = {}
-            for name, method in (("ours", "umap"), ("umap-learn, our neighbours", "umap-learn")):
+            for method, named in (("umap", "ours"), ("umap-learn", "umap-learn, our neighbours")):
                 screen = place(Task(case.task.points, EmbedSettings(method), case.task.seed))
-                rows[name] = case.judged(screen) | {"seconds": [1.0]}
-            cases[f"{run.path.name} {case.name} {seed}"] = rows
+                rows[named] = case.judged(screen) | {"seconds": [1.0]}
+            cases[f"{name} {case.name} {seed}"] = rows
+    assert len(cases) == 35
     found = summary(cases)
     passed = gates(found) | {"time": True}
     assert all(passed.values()), (passed, found)

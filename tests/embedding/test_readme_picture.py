@@ -8,7 +8,8 @@ from scipy.stats import spearmanr
 
 import attnengine as ae
 from attnengine.embedding.faithfulness import LEAST_KEYS
-from attnengine.embedding.pipeline import embed_run, read
+from attnengine.embedding.order import read
+from attnengine.embedding.pipeline import embed_run
 from attnengine.embedding.settings import EmbedSettings
 from examples.pictures import clouds
 
