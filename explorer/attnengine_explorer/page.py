@@ -114,7 +114,7 @@ def facts(run: RunData) -> dict[str, str]:
 def cells(run: RunData) -> list[tuple[str, str]]:
     """What a cell of the atlas can show: choice and its name. Clouds need a sample."""
     tokens = run.table("tokens")
-    found = [("statistic", "statistic"), ("pattern", "mean pattern"), ("cloud", "queries and keys")]
+    found = [("statistic", "statistic"), ("pattern", "mean pattern"), ("cloud", "cloud")]
     there = {"statistic": True, "pattern": run.patterns is not None, "cloud": tokens is not None and len(tokens) > 0}
     return [(choice, name) for choice, name in found if there[choice]]
 

@@ -167,7 +167,7 @@ const neurons = (() => {
       model("marks").data = { left: [COLUMN.query_token[0]], right: [COLUMN.q[1] + 2], top: [chosen + 0.5], bottom: [chosen - 0.5] };
       const linked = rows.map((r, i) => [i, made.softmax[r] / largest]).filter(([, share]) => share > 0.02);
       model("links").data = { y0: linked.map(() => chosen), y: linked.map(([i]) => -i), alpha: linked.map(([, share]) => share) };
-      label(centre, foot - 1.15, "0", "center", "score");
+      if (2 * half * inner / 1000 > 90) label(centre, foot - 1.15, "0", "center", "score"); // else it would touch the ends' labels
       label(COLUMN.score[0], foot - 1.15, number(Number((-limit).toPrecision(3))), "left", "score");
       label(COLUMN.score[1], foot - 1.15, number(Number(limit.toPrecision(3))), "right", "score");
       label(COLUMN.softmax[0], foot - 1.15, "0", "left", "softmax");

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bokeh.models import FixedTicker, HoverTool, LinearColorMapper, Model
+from bokeh.models import FixedTicker, HoverTool, LinearColorMapper, Model, NoOverlap
 from bokeh.plotting import figure
 
 from attnengine_explorer.theme.colours import Look
@@ -29,6 +29,7 @@ def plain_figure(name: str, **options: Any) -> figure:
         **options,
     )
     plot.toolbar.active_drag = None
+    plot.xaxis.major_label_policy = NoOverlap()  # made for axes that run to the right: on others it keeps one label
     return plot
 
 

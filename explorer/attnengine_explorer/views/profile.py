@@ -21,7 +21,7 @@ class ProfileView:
 
     def __init__(self, run: RunData) -> None:
         self.run = run
-        self.notes = {"profile": ""}
+        self.notes = {"profile": "", "profile-band": ""}
         self.source = ColumnDataSource(data={name: [] for name in _COLUMNS}, name="profile-source")
         plot = plain_figure("profile", x_range=Range1d(-1, 1), y_range=Range1d(0, 1))
         self.here = Span(location=0, dimension="height", line_dash="dotted", line_width=1)
@@ -42,6 +42,7 @@ class ProfileView:
             return
         data = self._data(new)
         self.source.data = data
+        self.notes["profile-band"] = "band: ± s.e." if data["x"] else ""
         if data["x"]:
             low, high = min(data["x"]), max(data["x"])
             self.root.x_range.update(start=low - 0.3, end=max(high, 0) + 0.3)

@@ -25,7 +25,7 @@ class ProfilesView:
 
     def __init__(self, desk: Desk) -> None:
         self.run = desk.run
-        self.notes = {"profiles": "", "chosen": ""}
+        self.notes = {"profiles": "", "profiles-band": "", "chosen": ""}
         self._dark = False
         self._state = desk.state
         self.dots = ColumnDataSource(data={name: [] for name in _DOTS}, name="profiles-dots")
@@ -80,6 +80,7 @@ class ProfilesView:
         self.notes["chosen"] = f"drawn: the first {len(heads)} of {chosen} chosen heads" if chosen > len(heads) else ""
         empty = self.run.nothing_to_draw("profiles", "offset profile") if heads else NOTHING_CHOSEN
         self.notes["profiles"] = "" if drawn else empty
+        self.notes["profiles-band"] = "band: ± s.e." if drawn else ""
 
     def _profile(self, head: Head) -> dict[str, Any] | None:
         rows = self.run.head_rows("profiles", *head)
