@@ -22,6 +22,7 @@ from attnengine.embedding.methods import Planned, Task, planned
 from attnengine.embedding.on_device import lay_out_heads
 from attnengine.embedding.settings import EmbedSettings, head_seed
 from attnengine_kernels.neighbours import nearest
+from benchmarks import umap_rivals
 
 D, CENTRES, SPREAD = 64, 200, 0.5
 
@@ -72,10 +73,17 @@ def measured(shape: Heads, device: str) -> dict[str, Any]:
     start = time.perf_counter()
     on_cpu = lay_out(plan.start, plan.plan, plan.descent)
     cpu_seconds = time.perf_counter() - start
+    rivals = dict.fromkeys(umap_rivals.installed(device), 0.0)
+    points_of_one = directions(0, shape.points, device).cpu().numpy()
+    for name, rival in umap_rivals.installed(device).items():
+        rival(points_of_one[:1000], 0)  # loads, compiles
+        with timed(rivals, name):
+            rival(points_of_one, 0)
     return {
         "heads": shape.heads, "points": shape.points, "batch": batch, "target_s": shape.target,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "total_s": round(sum(seconds.values()), 3), "cpu_layout_of_one_head_s": round(cpu_seconds, 3),
+        "rivals_all_of_one_head_s": {name: round(value, 3) for name, value in rivals.items()},
         "same_bits_alone": np.array_equal(picture, lay_out_heads([plan], device)[0]),
         "same_bits_as_cpu": np.array_equal(picture, on_cpu),
     }  # fmt: skip

@@ -1,14 +1,14 @@
 """Joint clouds of real heads: seconds and quality, ours beside umap-learn and t-SNE: ``attnengine bench embed``.
 
 Heads of the bundled models (MiniLM and the causal one on Python's documentation, the ViT on digits), or of the runs
-given, evenly drawn, one after the other; for each head every method in turn, on
-one thread, with the same gauge, points and start, so that whatever else the machine does meets all of them alike. A
-method's time is neighbours + graph + layout; "umap-learn" finds its own neighbours and takes its own epochs, the
-others share ours and 200 epochs. `--points 5000,20000,…` draws that many of each head's points evenly (a run with
-`--sample 100000` has 200,000). Compilation is left out here and measured by itself: the seconds from the start of a
-fresh process to its first finished picture, once with Numba's cache and once (``--cold``) without. ``--whole``
-embeds all heads of the first run instead, as `attnengine embed` does by its workers (gauge, neighbours, layout,
-quality), ours and umap-learn in turn.
+given, evenly drawn, one after the other; for each head every method in turn, on one thread, with the same gauge, points
+and start, so that whatever else the machine does meets all of them alike. A method's time is neighbours + graph +
+layout. "umap-learn" finds its own neighbours and takes its own epochs; TorchDR, where it is installed, finds its own
+neighbours; the others share ours and 200 epochs. `--points 5000,20000,…` draws that many of each head's points evenly
+(a run with `--sample 100000` has 200,000). Compilation is left out here and measured by itself: the seconds from the
+start of a fresh process to its first finished picture, once with Numba's cache and once (``--cold``) without.
+``--whole`` embeds all heads of the first run instead, as `attnengine embed` does by its workers (gauge, neighbours,
+layout, quality), ours and umap-learn in turn.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from attnengine.embedding.order import read
 from attnengine.embedding.pipeline import embed_run, head_rows
 from attnengine.embedding.quality import quality
 from attnengine.embedding.settings import EmbedSettings, head_seed
-from benchmarks import measure
+from benchmarks import measure, umap_rivals
 
 CONSOLE = Console(width=max(Console().width, 118))
 TARGET = 0.6  # of umap-learn's time on the same neighbours
@@ -127,6 +127,8 @@ def methods(*, quick: bool, t_sne: bool) -> dict[str, Callable[[Task], np.ndarra
         return lambda task: place(Task(task.points, EmbedSettings(method), task.seed))
 
     found = {"ours": by("umap"), BASE: by("umap-learn")} | ({} if quick else {"umap-learn": umap_learn_alone})
+    for name, rival in {} if quick else umap_rivals.installed("cpu").items():
+        found[name] = lambda task, rival=rival: rival(task.points, task.seed)
     return found | ({"t-SNE": by("t-sne")} if t_sne else {})
 
 
@@ -251,7 +253,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=1, help="pictures of each head by different seeds [1]")
     parser.add_argument("--points", help="points of a head, comma separated [all]")
     parser.add_argument("--repeats", type=int, default=1, help="timings of each picture [1]")
-    parser.add_argument("--quick", action="store_true", help="leave out umap-learn with neighbours of its own")
+    parser.add_argument("--quick", action="store_true", help="leave out those with neighbours of their own")
     parser.add_argument("--t-sne", action="store_true", help="scikit-learn's t-SNE, too: a minute a head")
     parser.add_argument("--cold", action="store_true", help="also time a first use that has to compile")
     parser.add_argument("--whole", action="store_true", help="all heads of the first run by workers, and nothing else")

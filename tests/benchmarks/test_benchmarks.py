@@ -135,7 +135,12 @@ def test_clouds_are_timed_by_step_and_their_bits_compared(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     on_cpu = lambda plans, _device: [clouds.lay_out(p.start, p.plan, p.descent) for p in plans]  # noqa: E731
     monkeypatch.setattr(clouds, "lay_out_heads", on_cpu)
+    given: list[tuple[int, ...]] = []
+    rivals = {"another": lambda points, _seed: given.append(points.shape)}
+    monkeypatch.setattr(clouds.umap_rivals, "installed", lambda _device: rivals)
     row = clouds.measured(clouds.Heads(2, 200), "cpu")
+    assert given == [(200, clouds.D)] * 2
+    assert row["rivals_all_of_one_head_s"]["another"] >= 0
     assert row["same_bits_alone"]
     assert row["same_bits_as_cpu"]
     assert all(seconds > 0 for seconds in row["seconds"].values())
