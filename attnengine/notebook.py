@@ -176,8 +176,16 @@ def _looked_at(
 def explore(*runs: Run | str | Path, height: int = 900) -> Explorer:
     """The explorer on runs, in a frame of the notebook; it serves this machine until the notebook's process ends.
 
-    Raises RunFormatError for a folder that is no run.
+    Raises RunFormatError for a folder that is no run, and OSError in Colab, whose proxy passes no web socket
+    (googlecolab/colabtools issues 549 and 2529).
     """
+    import sys
+
+    if "google.colab" in sys.modules:
+        raise OSError(
+            "Colab passes no web socket from a notebook to its machine, so the explorer cannot be shown there; download "
+            "the run and `attnengine explore` it at home. ae.head_view, ae.model_view and ae.neuron_view work in Colab"
+        )
     return Explorer([run if isinstance(run, str | Path) else run.path for run in runs], height)
 
 

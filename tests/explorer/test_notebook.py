@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -196,6 +197,12 @@ def test_a_notebook_runs_and_its_page_shows_all_three_views(tab: Any, tmp_path: 
     assert frames[2].evaluate("Bokeh.documents[0].get_model_by_name('qk-rows').data.y.length") == 9
     assert page.problems == []
     assert len([url for url in page.requests if not url.startswith(("about:", "blob:", "data:"))]) == 1
+
+
+def test_colab_is_told_that_it_cannot_show_the_explorer(monkeypatch: pytest.MonkeyPatch, runs: dict[str, Path]) -> None:
+    monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
+    with pytest.raises(OSError, match="Colab passes no web socket"):
+        ae.explore(runs["core"])
 
 
 def test_explore_serves_the_run_until_it_is_stopped(runs: dict[str, Path], tmp_path: Path) -> None:
