@@ -183,8 +183,8 @@ def explore(*runs: Run | str | Path, height: int = 900) -> Explorer:
 
     if "google.colab" in sys.modules:
         raise OSError(
-            "Colab passes no web socket from a notebook to its machine, so the explorer cannot be shown there; download "
-            "the run and `attnengine explore` it at home. ae.head_view, ae.model_view and ae.neuron_view work in Colab"
+            "Colab passes no web socket from a notebook to its machine, so the explorer cannot be shown there; "
+            "download the run and `attnengine explore` it at home. ae.head_view, ae.model_view and ae.neuron_view work"
         )
     return Explorer([run if isinstance(run, str | Path) else run.path for run in runs], height)
 

@@ -17,6 +17,7 @@ from bokeh.core.properties import String
 from bokeh.model import DataModel
 from markupsafe import Markup
 
+from attnengine_explorer.atlas import limits
 from attnengine_explorer.columns import grouped
 from attnengine_explorer.numbers import count, number
 from attnengine_explorer.run_data import RunData
@@ -123,12 +124,23 @@ def caption(run: RunData, state: ViewState) -> str:
     """What is on the screen, of which model, corpus and run: the line under every picture and table that is saved."""
     told = facts(run)
     head = "" if state.selected is None or state.selected not in run.index else run.name(*state.selected)
-    statistic = run.statistics[state.statistic].title
     typed = " | ".join(text(part) for part in (state.text, state.text_b) if part)
     return joined(
-        state.view.capitalize(), head, f"heads by {statistic.lower()}", f"“{typed}”" if typed else "",
+        state.view.capitalize(), head, cells_told(run, state), f"“{typed}”" if typed else "",
         f"{told['model']} on {told['corpus']}", f"run {text(run.manifest.get('run_hash'))[:12] or told['run']}",
     )  # fmt: skip
+
+
+def cells_told(run: RunData, state: ViewState) -> str:
+    """What the cells of the atlas show, and on what scale."""
+    if state.show == "cloud":
+        return "cells: queries blue, keys orange"
+    if state.show == "pattern" and run.patterns is not None:
+        return "cells: mean patterns, each on its own scale, square root"
+    statistic = run.statistics[state.statistic]
+    low, high = limits(run.heads[state.statistic].to_numpy(dtype=float), statistic)
+    unit = "" if statistic.unit in ("", "share") else f" {statistic.unit}"
+    return f"heads by {statistic.title.lower()}, colours from {number(low)} to {number(high)}{unit}"
 
 
 def status(run: RunData) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ import pytest
 from bokeh.document import Document
 
 from attnengine_explorer import url
+from attnengine_explorer.numbers import number
 from attnengine_explorer.page import facts, parse_act, status, warnings
 from attnengine_explorer.run_data import RunData
 from attnengine_explorer.session import Session
@@ -186,13 +187,24 @@ def test_a_hostile_act_changes_nothing(session, text):
             parse_act(text)
 
 
+def test_the_caption_says_what_the_cells_show_and_on_what_scale(session):
+    session.dispatch(Change({"statistic": "score_mean"}))
+    values = session.run.run.heads["score_mean"].abs().max()
+    told = f"heads by mean score, colours from {number(-values)} to {number(values)}"
+    assert told in shown(session)["notes"]["caption"]
+    for show, said in (("pattern", "each on its own scale"), ("cloud", "queries blue, keys orange")):
+        session.dispatch(Change({"show": show}))
+        assert said in shown(session)["notes"]["caption"]
+        assert "heads by" not in shown(session)["notes"]["caption"]
+
+
 def test_an_index_the_browser_invents_opens_nothing(session):
     source(session, "heads").selected.indices = [10_000]
     assert session.state.selected is None
 
 
 @pytest.mark.parametrize("name", ["bert_like", "ragged", "thousand", "hostile"])
-@pytest.mark.parametrize("show", ["statistic", "pattern"])
+@pytest.mark.parametrize("show", ["statistic", "pattern", "cloud"])
 def test_every_run_opens_in_every_state(opened, name, show):
     run = opened[name]
     last = list(run.index)[-1]
