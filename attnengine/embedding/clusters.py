@@ -12,6 +12,8 @@ import numpy as np
 
 LEAST_SHARE = 0.01  # of the points of a picture, for a cluster
 LEAST_SIZE = 15
+#: HDBSCAN's time grows with the square of the points: of more than so many, evenly drawn ones are clustered.
+MOST_POINTS = 50_000
 TOP_TOKENS = 8
 TELLING = 1.96  # standard errors above which a token is named
 PRIOR = 500.0  # pseudo-tokens of the head's base rate
@@ -28,18 +30,30 @@ class Cluster:
 
 
 def cluster_labels(screen: np.ndarray) -> np.ndarray:
-    """(n,) int16 labels of distinct screen points (n, dims) by falling size; -1 belongs to none."""
-    from sklearn.cluster import HDBSCAN
+    """(n,) int16 labels of distinct screen points (n, dims) by falling size; -1 belongs to none.
 
-    size = max(LEAST_SIZE, round(LEAST_SHARE * len(screen)))
-    if len(screen) < 2 * size:
-        return np.full(len(screen), -1, np.int16)
-    raw = HDBSCAN(min_cluster_size=size, min_samples=LEAST_SIZE, n_jobs=1, copy=True).fit_predict(screen)
+    Above :data:`MOST_POINTS` the others belong where the nearest clustered point does.
+    """
+    from scipy.spatial import KDTree
+
+    drawn = np.unique(np.linspace(0, len(screen) - 1, min(len(screen), MOST_POINTS)).astype(np.int64))
+    raw = _raw_labels(screen[drawn])
+    if len(drawn) < len(screen):
+        raw = raw[KDTree(screen[drawn]).query(screen)[1]]
     sizes = np.bincount(raw[raw >= 0])
     rank = np.empty(len(sizes) + 1, np.int16)
     rank[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
     rank[-1] = -1
     return rank[raw]
+
+
+def _raw_labels(screen: np.ndarray) -> np.ndarray:
+    from sklearn.cluster import HDBSCAN
+
+    size = max(LEAST_SIZE, round(LEAST_SHARE * len(screen)))
+    if len(screen) < 2 * size:
+        return np.full(len(screen), -1)
+    return HDBSCAN(min_cluster_size=size, min_samples=LEAST_SIZE, n_jobs=1, copy=True).fit_predict(screen)
 
 
 def describe(labels: np.ndarray, is_key: np.ndarray, token_ids: np.ndarray) -> list[Cluster]:

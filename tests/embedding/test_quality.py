@@ -7,6 +7,7 @@ import pytest
 from sklearn.manifold import trustworthiness
 from sklearn.neighbors import NearestNeighbors
 
+from attnengine.embedding import clusters
 from attnengine.embedding.clusters import cluster_labels, describe, log_odds
 from attnengine.embedding.quality import quality
 
@@ -58,6 +59,23 @@ def test_two_maps_in_one_picture_have_no_cross_edges(points, is_key):
 
 def test_too_few_points_have_no_quality(points, is_key):
     assert np.isnan(list(quality(points[:30], points[:30, :2], is_key[:30]).values())).all()
+
+
+def test_of_more_points_than_are_clustered_the_others_belong_where_the_nearest_does(monkeypatch):
+    draw = np.random.default_rng(3)
+    screen = np.concatenate([draw.normal((x, 0), 0.1, (n, 2)) for x, n in ((0, 900), (5, 600))]).astype(np.float32)
+    screen = screen[draw.permutation(len(screen))]
+    every = cluster_labels(screen)
+    monkeypatch.setattr(clusters, "MOST_POINTS", 500)
+    labels = cluster_labels(screen)
+    drawn = np.linspace(0, 1499, 500).astype(int)
+    nearest = drawn[((screen[:, None] - screen[drawn]) ** 2).sum(2).argmin(1)]
+    assert np.array_equal(labels, labels[nearest])
+    assert np.bincount(labels[labels >= 0]).tolist() == sorted(np.bincount(labels[labels >= 0]), reverse=True)
+    left_and_right = screen[:, 0] > 2.5
+    for side in (False, True):
+        assert len(set(labels[(left_and_right == side) & (labels >= 0)])) == 1
+    assert np.mean(labels == every) > 0.97
 
 
 def test_clusters_are_found_counted_by_size_and_named_by_their_tokens():
