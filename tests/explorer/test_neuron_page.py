@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -48,6 +50,47 @@ def neurons_of(page: Page) -> list[int]:
         "Array.from(document.querySelectorAll('#qk-tables table:last-child tbody tr'), (r) => r.cells[0].textContent)"
     )
     return [int(n) for n in page.page.evaluate(script)]
+
+
+#: Where a position of the strip is on the screen.
+STRIP = """(x) => {
+  const view = Bokeh.index.find_one(Bokeh.documents[0].get_model_by_name("qk-strip"));
+  const box = view.canvas_view.el.getBoundingClientRect();
+  return [box.left + view.frame.x_scale.compute(x), box.top + view.frame.bbox.vcenter];
+}"""
+POSITIONS = "Array.from(Bokeh.documents[0].get_model_by_name('qk-rows').data.position)"
+WINDOW = "(() => { const w = Bokeh.documents[0].get_model_by_name('qk-window'); return [w.start, w.end]; })()"
+
+
+@pytest.mark.browser
+def test_the_keys_of_a_long_text_follow_the_brush(browser: Any, whole_run: Run) -> None:
+    server = Served(whole_run.path)
+    page = Page(browser, server.url)
+    try:
+        page.open(f"?view=sentence&sheet=neuron&site=0&head=2&text={quote(' '.join([TEXT] * 8))}")
+        page.until("document.querySelectorAll('#qk-tables table').length === 2", timeout=120)
+        page.until("Bokeh.documents[0].get_model_by_name('qk-strip').visible")
+        page.idle()
+        before, (start, end) = page.page.evaluate(POSITIONS), page.page.evaluate(WINDOW)
+        weights = np.array(page.data("qk-stems", "y"))  # until the brush is used, the heaviest keys are drawn
+        assert len(weights) > 128
+        assert sorted(before) == sorted(np.argsort(-weights, kind="stable")[:64].tolist())
+        page.page.mouse.move(*page.page.evaluate(STRIP, (start + end) / 2))
+        page.page.mouse.down()
+        page.page.mouse.move(*page.page.evaluate(STRIP, (start + end) / 2 + 30), steps=4)
+        page.page.mouse.move(*page.page.evaluate(STRIP, (start + end) / 2 + 60), steps=4)
+        page.page.mouse.up()
+        page.until("location.search.includes('cols=')")
+        page.until(f"{POSITIONS}[0] > {start + 50}")
+        first, last = (int(n) for n in re.search(r"cols=(\d+)-(\d+)", page.page.url).groups())
+        assert page.page.evaluate(POSITIONS) == list(range(first, last))
+        assert last - first == pytest.approx(end - start, abs=1)
+        page.page.keyboard.press("z")
+        page.until(f"{POSITIONS}[0] === {before[0]}")
+        page.clean()
+    finally:
+        page.context.close()
+        server.stop()
 
 
 @pytest.mark.browser

@@ -232,6 +232,7 @@ const neurons = (() => {
       strip.y_range.setv({ start: 0, end: Math.max(...whole) || 1 });
       const [start, end] = state.span ?? [Math.max(0, state.query - 32), Math.min(whole.length, state.query + 32)];
       model("window").setv({ start, end });
+      strip.below[0].axis_label = (state.span === null ? `drawn: the ${TOP_KEYS} heaviest keys; drag` : "key position; drag") + " the window for others";
     }
 
     function cells(line, texts, header) {

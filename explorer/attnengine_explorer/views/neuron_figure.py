@@ -203,7 +203,6 @@ class NeuronFigure:
         self.brush = RangeTool(x_range=self.window)
         strip.add_tools(self.brush)
         strip.yaxis.visible = False
-        strip.xaxis.axis_label = "key position; drag the window"
         return strip
 
     def restyle(self, dark: bool) -> None:
