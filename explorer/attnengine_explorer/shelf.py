@@ -110,6 +110,10 @@ class Shelf:
                 ticket.cancel()
                 self._close(name)
 
+    def is_busy(self, slot: str) -> bool:
+        """Whether a job of this kind is under way."""
+        return slot in self._open
+
     def _close(self, slot: str) -> None:
         del self._open[slot]
         self._tell(slot, "", 1.0)

@@ -10,6 +10,7 @@ import pytest
 
 from attnengine_explorer.run_data import RunData
 from attnengine_explorer.sentence.studio import Typed
+from tests.explorer.conftest import Served
 from tests.explorer.test_browser import Page
 
 pytestmark = pytest.mark.browser
@@ -231,3 +232,44 @@ def test_nothing_sticks_out_of_the_sentence_page(open_speaking, width, height, s
     })""")
     assert min(min(size) for size in frames) > 100
     page.clean()
+
+
+#: When the parts of a job's progress were first seen, ms after the click on Run, sampled at every frame.
+_WATCH = """() => {
+  const job = document.getElementById("sentence-job");
+  const parts = { spinner: job.querySelector(".spinner"), late: job.querySelector(".late") };
+  const start = performance.now();
+  window.firstSeen = {};
+  const look = () => {
+    for (const [name, part] of Object.entries(parts))
+      if (part.checkVisibility({ visibilityProperty: true })) window.firstSeen[name] ??= performance.now() - start;
+    requestAnimationFrame(look);
+  };
+  document.getElementById("sentence-run").click();
+  look();
+}"""
+
+
+def test_a_wait_shows_a_spinner_then_its_progress_and_can_be_cancelled(browser, spoken_run):
+    server = Served(spoken_run)  # a server of its own: its first sentence has to load the model
+    page = Page(browser, server.url)
+    try:
+        page.open("?view=sentence")
+        page.page.fill("#sentence-text", FIRST)
+        page.page.evaluate(_WATCH)
+        page.until("window.firstSeen.late !== undefined")
+        seen = page.page.evaluate("window.firstSeen")
+        assert 300 <= seen["spinner"] < seen["late"]  # not before, lest what is quick flickers
+        assert seen["late"] >= 1000
+        assert "model" in page.page.inner_text("#sentence-job-text")
+        page.page.click("#sentence-cancel")
+        page.until("!document.getElementById('sentence-job').hasAttribute('data-slot')")
+        page.page.wait_for_timeout(300)
+        assert not page.page.evaluate("document.getElementById('sentence').hasAttribute('data-ready')")
+        page.page.click("#sentence-run")
+        ready(page, "nurse")
+        page.until("!document.getElementById('sentence-job').hasAttribute('data-slot')")
+        page.clean()
+    finally:
+        page.context.close()
+        server.stop()

@@ -203,6 +203,22 @@ def test_a_newer_sentence_gives_the_older_one_up_and_cancel_stops(page):
     assert told(page)["problem"] == "stopped"
 
 
+def test_what_was_stopped_can_be_run_again_and_what_is_under_way_goes_on(page):
+    page.dispatch(Change({"text": "one that is stopped"}))
+    page.wire.act = json.dumps({"kind": "sentence.cancel"})
+    page.wire.act = json.dumps({"kind": "sentence.again", "n": 1})
+    ticket = page.desk.shelf._open["sentence"]
+    assert told(page)["problem"] == ""
+    page.wire.act = json.dumps({"kind": "sentence.again", "n": 2})
+    assert page.desk.shelf._open["sentence"] is ticket
+    assert not ticket.given_up
+    settle(page)
+    assert (found := page.desk.shelf.first).text == "one that is stopped"
+    page.wire.act = json.dumps({"kind": "sentence.again", "n": 3})
+    assert not page.desk.shelf._open
+    assert page.desk.shelf.first is found
+
+
 def test_the_state_says_what_is_asked(run):
     asked = {
         ViewState(): (None, None),

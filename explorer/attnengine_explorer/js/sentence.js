@@ -83,6 +83,7 @@
     if (page.dataset.second !== "shown") typed.text_b = "";
     if (typed.text.trim() === "") return texts.text.focus();
     change({ ...typed, document: null, doc_window: null, pin: null, query_span: null, key_span: null });
+    send({ kind: "sentence.again" }); // the same text changes nothing, but may have been stopped
   }
   at("sentence-form").addEventListener("submit", run);
   for (const box of Object.values(texts)) {

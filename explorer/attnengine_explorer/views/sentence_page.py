@@ -57,7 +57,7 @@ class SentencePage(PageView):
         return super().table(state) if first is None else weights(first, state)
 
     def act(self, act: dict[str, Any]) -> None:
-        """``sentence.layer``, ``.find`` (documents) and ``.cancel``."""
+        """``sentence.layer``, ``.find`` (documents), ``.cancel`` and ``.again``."""
         match act["kind"]:
             case "sentence.layer":
                 self.view.layer(int(act["site"]))
@@ -65,6 +65,8 @@ class SentencePage(PageView):
                 self.view.find(str(act["text"])[:200])
             case "sentence.cancel":
                 self.view.cancel()
+            case "sentence.again":
+                self.view.again()
             case _:
                 super().act(act)
 
@@ -152,6 +154,12 @@ class SentenceView:
         """Give up what is being computed."""
         self.desk.shelf.give_up()
         self._failed("stopped")
+
+    def again(self) -> None:
+        """Ask once more for what was stopped or failed; what is there or under way stays."""
+        if not self.desk.shelf.is_busy("sentence"):
+            with self.desk.batch():
+                self.update(None, self.desk.state)
 
     def restyle(self, dark: bool) -> None:
         """Take on the colours of the light or dark theme."""
