@@ -18,8 +18,9 @@ from bokeh.plotting import figure
 
 from attnengine.model.sentence import Tokens
 from attnengine_explorer.neuron_data import CORPUS, Sheet
-from attnengine_explorer.theme.colours import diverging, look
+from attnengine_explorer.theme.colours import FONT, diverging, look
 from attnengine_explorer.views.figures import hover, plain_figure
+from attnengine_explorer.views.fonts import MONO
 
 #: Left and right end of each column.
 COLUMNS: dict[str, tuple[float, float]] = {
@@ -52,8 +53,6 @@ _GEOMETRY = {
     "foot_rows": FOOT_ROWS,
     "row_pixels": ROW_PIXELS,
 }
-MONO = "ui-monospace, 'SF Mono', Menlo, Consolas, 'Liberation Mono', monospace"
-SANS = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 
 _ROWS = (
     "y", "token", "full", "position", "dot", "scaled", "score", "softmax", "scaled_left", "scaled_right",
@@ -186,7 +185,7 @@ class NeuronFigure:
                 "text": list(TITLES.values()),
             }
         )
-        style: dict[str, Any] = {"text_font": value(SANS), "text_baseline": "middle"}
+        style: dict[str, Any] = {"text_font": value(FONT), "text_baseline": "middle"}
         self.titles = self.root.text(
             "x", "y", "text", source=titles, text_align="center", text_font_size="12px", text_font_style="bold", **style
         )
