@@ -74,9 +74,9 @@ def test_bootstrap_weights_are_those_of_resampling_with_replacement():
     np.testing.assert_allclose(uncertainty.resampled(sums, weights)[7], np.einsum("g,gab->ab", weights[7], sums))
 
 
-#: Scores that a few documents decide: lists of operators, in which nearly all repeats and marks stand. A corpus drawn
-#: without them looks safe and misses, whatever the method; their intervals are printed, but not promised.
-UNDECLARED_TYPES = ("duplicate_token", "induction", "punctuation")
+#: Skewness of what documents add to an error, above which one of 207 decides: a corpus drawn without it looks safe and
+#: misses, whatever the method. Coverage of single heads is promised below it.
+TAME = 6.5
 
 
 @pytest.fixture(scope="module")
@@ -124,11 +124,10 @@ def test_2000_corpora_resampled_from_a_real_run_are_covered_in_every_column(stor
     assert len(coverage) >= 22
     print({name: (round(c.mean(), 3), c.min()) for name, c in coverage.items()})
     assert {name: c.mean() for name, c in coverage.items() if not 0.93 <= c.mean() <= 0.97} == {}
-    # Where one document of 207 decides (skewness above 6.5), a corpus drawn without it misses: 0.88 was seen.
-    tame = {name: np.stack([skewness(one, name) <= 6.5 for one in stored]) for name in coverage}
+    tame = {name: np.stack([skewness(one, name) <= TAME for one in stored]) for name in coverage}
     assert np.mean([part.mean() for part in tame.values()]) > 0.95
     assert {name: c[tame[name]].min() for name, c in coverage.items() if c[tame[name]].min() < 0.9} == {}
-    assert min(c.min() for c in coverage.values()) >= 0.85
+    assert min(c.min() for c in coverage.values()) >= 0.85  # 0.88 was seen
 
 
 def skewness(one, name):
@@ -157,25 +156,47 @@ def point_estimates(one):
     return out
 
 
+def type_skewness(one, names):
+    """Type → (h,) of what each group adds to its score: what the score loses without it."""
+    from attnengine.statistics.head_types import TypeSettings, site_columns
+
+    few, groups = TypeSettings(resamples=1), len(one.grouped["type_rows"])
+    without = [site_columns(12, drawn_sums(one, np.delete(np.arange(groups), g)), few) for g in range(groups)]
+    found = {}
+    for name in names:
+        scores = np.stack([columns[f"{name}_score"] for columns in without])
+        parts = scores.mean(0) - scores
+        found[name] = np.abs((parts**3).mean(0)) / np.maximum((parts**2).mean(0), 1e-300) ** 1.5
+    return found
+
+
 @pytest.mark.acceptance
 def test_intervals_of_head_types_cover_the_scores_of_a_real_run(stored):
     """300 corpora, three of six layers: each resamples 999 times itself."""
     from attnengine.statistics.head_types import TypeSettings, site_columns
 
     settings, rng, n = TypeSettings(), np.random.default_rng(1), 300
-    hits = {}
+    coverage, skewed = {}, {}
     for site in (0, 2, 4):
         one = stored[site]
         truth = site_columns(12, one, settings)
-        groups = len(one.grouped["type_rows"])
+        names = [key.removesuffix("_score") for key in truth if key.endswith("_score")]
+        groups, hits = len(one.grouped["type_rows"]), {name: np.zeros(12) for name in names}
         for _ in range(n):
             found = site_columns(12, drawn_sums(one, rng.integers(0, groups, groups)), settings)
-            for name in (key.removesuffix("_score") for key in truth if key.endswith("_score")):
+            for name in names:
                 x = truth[f"{name}_score"]
-                hits.setdefault(name, {}).setdefault(site, np.zeros(12))
-                hits[name][site] += (found[f"{name}_lo"] <= x) & (x <= found[f"{name}_hi"])
-    coverage = {name: np.stack(list(by_site.values())) / n for name, by_site in hits.items()}
-    print({name: (round(c.mean(), 3), c.min()) for name, c in coverage.items()})
-    declared = {name: c for name, c in coverage.items() if name not in UNDECLARED_TYPES}
-    assert {name: c.mean() for name, c in declared.items() if not 0.93 <= c.mean() <= 0.975} == {}
-    assert {name: c.min() for name, c in declared.items() if c.min() < 0.9} == {}
+                hits[name] += (found[f"{name}_lo"] <= x) & (x <= found[f"{name}_hi"])
+        skewness_here = type_skewness(one, names)
+        for name in names:
+            coverage.setdefault(name, []).append(hits[name] / n)
+            skewed.setdefault(name, []).append(skewness_here[name])
+    coverage, skewed = ({name: np.stack(parts) for name, parts in of.items()} for of in (coverage, skewed))
+    print({name: (round(c.mean(), 3), c.min(), skewed[name].max().round(1)) for name, c in coverage.items()})
+    assert {name: c.mean() for name, c in coverage.items() if not 0.93 <= c.mean() <= 0.975} == {}
+    assert np.mean([(one <= TAME).mean() for one in skewed.values()]) > 0.9
+    misses = {name: coverage[name][(coverage[name] < 0.9) & (skewed[name] <= TAME)] for name in coverage}
+    assert {name: found for name, found in misses.items() if len(found)} == {}
+    # Three of 396 scores lie below: repeats in L4H4 (0.82, 0.84), the next token in L0H2, whose score is 7e-7 (0.76).
+    assert sum(int((c < 0.9).sum()) for c in coverage.values()) <= 4
+    assert min(c.min() for c in coverage.values()) >= 0.7
