@@ -11,19 +11,20 @@ meanwhile measures that: the load stands in the result.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gzip
 import os
 import re
 import tempfile
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
-from tornado.ioloop import IOLoop
 from tornado.websocket import websocket_connect
 
 from benchmarks import cloud_views
@@ -249,6 +250,12 @@ def compressed(url: str) -> int:
 def measure_sessions(_browser: Any, url: str, _repeat: int, found: Found) -> None:
     """Memory of the server with :data:`SESSIONS` pages open, by its own count."""
     process = next(p for p in psutil.Process().children() if "serve(" in " ".join(p.cmdline()))
+    with ThreadPoolExecutor(1) as thread:  # Playwright's event loop runs in this one
+        add(found, "a session, MB", thread.submit(asyncio.run, _sessions(process, url)).result())
+
+
+async def _sessions(process: psutil.Process, url: str) -> float:
+    """MB that each of :data:`SESSIONS` more pages takes."""
 
     async def visit() -> Any:
         page = urllib.request.urlopen(url, timeout=30).read().decode()
@@ -256,13 +263,13 @@ def measure_sessions(_browser: Any, url: str, _repeat: int, found: Found) -> Non
         assert token is not None
         return await websocket_connect(url.replace("http", "ws") + "ws", subprotocols=["bokeh", token[1]])
 
-    loop = IOLoop(make_current=False)
-    sockets = [loop.run_sync(visit) for _ in range(5)]  # what the first pages load stays
+    sockets = [await visit() for _ in range(5)]  # what the first pages load stays
     before = process.memory_info().rss
-    sockets += [loop.run_sync(visit) for _ in range(SESSIONS)]
-    add(found, "a session, MB", (process.memory_info().rss - before) / SESSIONS / 2**20)
+    sockets += [await visit() for _ in range(SESSIONS)]
+    taken = (process.memory_info().rss - before) / SESSIONS / 2**20
     for one in sockets:
         one.close()
+    return taken
 
 
 PARTS = {
