@@ -203,7 +203,8 @@ def measure_sentences(browser: Any, url: str, repeat: int, found: Found) -> None
 WAITING = """async (text) => {
   const seen = { ".spinner": null, ".late": null }, begin = performance.now();
   const job = document.getElementById("sentence-job"), page = document.getElementById("sentence");
-  attnengine.change({ text });
+  document.getElementById("sentence-text").value = text;
+  document.getElementById("sentence-run").click();
   while (!page.hasAttribute("data-ready") && performance.now() - begin < 120000) {
     await new Promise((next) => setTimeout(next, 2));
     for (const name of Object.keys(seen)) {

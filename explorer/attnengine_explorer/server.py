@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 from bokeh.application import Application
@@ -25,9 +26,9 @@ from bokeh.resources import Resources
 from bokeh.server.auth_provider import AuthProvider, NullAuth
 from bokeh.server.server import BaseServer
 from bokeh.server.tornado import BokehTornado
+from bokeh.server.views.ws import WSHandler
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
-from tornado.iostream import IOStream
 from tornado.platform.asyncio import BaseAsyncIOLoop
 from tornado.web import RequestHandler
 
@@ -63,15 +64,25 @@ class Health(RequestHandler):
         self.write(json.dumps({"status": "ok"}))
 
 
+class _Socket(WSHandler):
+    def open(self) -> None:
+        """Open the connection, then send each message at once: Nagle's algorithm costs 40 ms on every small one.
+
+        Only here: tornado turns it on again at the end of the handshake, whatever the stream was told before.
+        """
+        super().open()
+        self.set_nodelay(True)
+
+
 class _Tornado(BokehTornado):
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        for rule in self.wildcard_router.rules:
+            if rule.target is WSHandler:
+                rule.target = _Socket
+
     def resources(self, absolute_url: str | bool | None = None) -> Resources:
         return super().resources(absolute_url).clone(components=list(COMPONENTS))
-
-
-class _Server(HTTPServer):
-    def handle_stream(self, stream: IOStream, address: tuple[str, int]) -> None:
-        stream.set_nodelay(True)  # Nagle's algorithm costs 40 ms on every small message of a web socket
-        super().handle_stream(stream, address)
 
 
 class Explorer:
@@ -111,7 +122,7 @@ class Explorer:
             compress_response=True,
             cookie_secret=secrets.token_bytes(32),
         )
-        http = _Server(application)
+        http = HTTPServer(application)
         http.add_socket(self._socket)
         return BaseServer(IOLoop.current(), application, http)
 

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from bokeh.events import RangesUpdate
 
 from attnengine.errors import EmbeddingError
 from attnengine_explorer import url
@@ -83,6 +84,17 @@ def test_many_points_are_a_picture_of_the_window_and_moving_it_makes_another(ope
     moved = data(session, "cloud-image")
     assert (moved["x"], moved["dw"]) == ([-0.2], [pytest.approx(0.4)])
     assert not np.array_equal(moved["image"][0], codes)
+
+
+def test_a_window_that_the_browser_sends_back_is_not_drawn_twice(page, monkeypatch):
+    figure, drawn = cloud_page(page).figure, []
+    monkeypatch.setattr(figure, "draw", lambda: drawn.append(figure.window))
+    figure.root._trigger_event(RangesUpdate(figure.root, x0=0, x1=1, y0=0, y1=1))
+    later(page)
+    assert drawn == []
+    figure.root.x_range.start -= 0.5
+    later(page)
+    assert [window.x0 for window in drawn] == [figure.root.x_range.start]
 
 
 def test_zooming_in_goes_over_to_marks(opened):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -11,8 +13,11 @@ import urllib.error
 import urllib.request
 
 import pytest
+from tornado.httpclient import AsyncHTTPClient
+from tornado.websocket import websocket_connect
 
 from attnengine.errors import AttnEngineError, RunFormatError
+from attnengine_explorer import server
 from attnengine_explorer.auth import COOKIE, TokenAuth, without_token
 from attnengine_explorer.server import Explorer, PortError
 from tests.explorer.conftest import REPOSITORY, Served
@@ -122,6 +127,31 @@ def test_a_web_socket_opens_for_our_own_page_with_the_cookie_only(guarded, origi
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall("\r\n".join(lines).encode())
         assert connection.recv(100).split()[1] == str(status).encode()
+
+
+def test_messages_of_a_web_socket_do_not_wait_for_one_another(runs, monkeypatch):
+    """The option of the real socket, after the handshake: tornado takes back there what it was told before."""
+    opened, plain = [], server._Socket.open
+
+    def noted(self):
+        plain(self)
+        opened.append(self.ws_connection.stream.socket)
+
+    monkeypatch.setattr(server._Socket, "open", noted)
+
+    async def connect():
+        explorer = Explorer([runs["bert_like"]], port=0, host="127.0.0.1", token=None)
+        explorer._server.start()
+        page = (await AsyncHTTPClient().fetch(explorer.url)).body.decode()
+        token = re.search(r'"token":\s*"([^"]+)"', page)[1]
+        found = await websocket_connect(explorer.url.replace("http", "ws") + "ws", subprotocols=["bokeh", token])
+        option = opened[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        found.close()
+        explorer._server.stop()
+        explorer.close()
+        return option
+
+    assert asyncio.run(connect()) != 0
 
 
 def test_another_address_gets_a_random_token():

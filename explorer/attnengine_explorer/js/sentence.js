@@ -46,6 +46,7 @@
     at("sentence-problem").textContent = said.problem;
     at("sentence-facts").textContent = said.facts;
     page.toggleAttribute("data-ready", said.ready);
+    if (at("sentence-job").dataset.slot === "asked") at("sentence-job").removeAttribute("data-slot"); // else a job has it
     page.toggleAttribute("data-beside", said.beside);
     page.toggleAttribute("data-pair", said.pair);
     if (said.site !== null) at("sentence-layer").value = said.site;
@@ -82,6 +83,7 @@
     const typed = Object.fromEntries(Object.entries(texts).map(([name, box]) => [name, box.value]));
     if (page.dataset.second !== "shown") typed.text_b = "";
     if (typed.text.trim() === "") return texts.text.focus();
+    at("sentence-job").dataset.slot ??= "asked"; // the wait begins here, whenever the server has the time to say so
     change({ ...typed, document: null, doc_window: null, pin: null, query_span: null, key_span: null });
     send({ kind: "sentence.again" }); // the same text changes nothing, but may have been stopped
   }

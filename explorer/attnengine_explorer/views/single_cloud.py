@@ -43,6 +43,7 @@ class SingleCloudView:
         self.window: Window | None = None
         self.dark = False
         self._due = self._moving = self._whole = False
+        self._drawn: tuple[Scene, Window] | None = None
         self._size = {"inner_width": FIRST_SIZE, "inner_height": FIRST_SIZE}
         self.mapper = LinearColorMapper(palette=list(palette("side", False)), low=0, high=255)
         self.image = source("cloud-image", "image", "x", "y", "dw", "dh")
@@ -211,6 +212,8 @@ class SingleCloudView:
             return  # the browser may send anything
         x0, x1, y0, y1 = ends
         self.window = Window(x0, x1, y0, y1, self.window.width, self.window.height)
+        if self._drawn is not None and self._drawn[0] is self.scene and self._drawn[1] == self.window:
+            return  # the browser repeats the window that it was sent with the picture
         with self.desk.batch(new_models=False):
             self.draw()
 
@@ -219,6 +222,7 @@ class SingleCloudView:
         assert self.scene is not None
         assert self.window is not None
         assert self.cloud is not None
+        self._drawn = self.scene, self.window
         inside = self.window.holds(self.scene.screen)
         visible = int(np.count_nonzero(inside))
         few = visible <= FEW
