@@ -183,7 +183,8 @@ def test_nothing_sticks_out_at_either_size(open_page, run, width, height, scheme
 
 def test_a_core_run_says_in_place_of_a_plot_what_it_was_made_without(open_page):
     page = open_page("core")
-    assert page.page.locator('[data-choice="show"]').count() == 0  # cells have no pattern to show
+    shown = page.page.locator('[data-choice="show"] option').evaluate_all("all => all.map((option) => option.value)")
+    assert shown == ["statistic", "cloud"]  # cells have no pattern to show
     for select in page.page.locator('[data-choice="neuron_statistic"]').all():  # of one head, and of several
         offered = select.locator("option").evaluate_all("all => all.map((option) => option.value)")
         assert offered == ["qk_mean", "qk_attended_mean"]

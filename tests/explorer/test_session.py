@@ -10,7 +10,7 @@ from bokeh.document import Document
 
 from attnengine_explorer import url
 from attnengine_explorer.numbers import number
-from attnengine_explorer.page import facts, parse_act, status, warnings
+from attnengine_explorer.page import cells, facts, parse_act, status, warnings
 from attnengine_explorer.run_data import RunData
 from attnengine_explorer.session import Session
 from attnengine_explorer.state import Change, Clear, SelectHead, ViewState
@@ -196,6 +196,13 @@ def test_the_caption_says_what_the_cells_show_and_on_what_scale(session):
         session.dispatch(Change({"show": show}))
         assert said in shown(session)["notes"]["caption"]
         assert "heads by" not in shown(session)["notes"]["caption"]
+
+
+def test_cells_can_show_what_the_run_has(opened, monkeypatch):
+    assert [choice for choice, _ in cells(opened["bert_like"])] == ["statistic", "pattern", "cloud"]
+    assert [choice for choice, _ in cells(opened["core"])] == ["statistic", "cloud"]
+    monkeypatch.setitem(opened["bert_like"].manifest, "sample", {"tokens": 0})
+    assert [choice for choice, _ in cells(opened["bert_like"])] == ["statistic", "pattern"]
 
 
 def test_an_index_the_browser_invents_opens_nothing(session):
