@@ -11,6 +11,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tornado.httpclient import AsyncHTTPClient
@@ -151,7 +152,8 @@ def test_messages_of_a_web_socket_do_not_wait_for_one_another(runs, monkeypatch)
         explorer.close()
         return option
 
-    assert asyncio.run(connect()) != 0
+    with ThreadPoolExecutor(1) as thread:  # where a browser is open, its driver's event loop runs in this one
+        assert thread.submit(lambda: asyncio.run(connect())).result() != 0
 
 
 def test_another_address_gets_a_random_token():
