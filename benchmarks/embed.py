@@ -42,11 +42,11 @@ from attnengine.embedding.gauge import attentionviz
 from attnengine.embedding.head import Head
 from attnengine.embedding.init import first_positions
 from attnengine.embedding.methods import Task, place
-from attnengine.embedding.neighbours import distinct
+from attnengine.embedding.neighbours import by_descent, distinct
 from attnengine.embedding.order import read
 from attnengine.embedding.pipeline import embed_run, head_rows
 from attnengine.embedding.quality import quality
-from attnengine.embedding.settings import EmbedSettings, head_seed
+from attnengine.embedding.settings import EXACT_LIMIT, EmbedSettings, head_seed
 from benchmarks import measure, umap_rivals
 
 CONSOLE = Console(width=max(Console().width, 118))
@@ -277,6 +277,8 @@ def main(arguments: list[str] | None = None) -> int:
         for part in parts.values():
             part(small)
         sizes = [int(size) for size in options.points.split(",")] if options.points else [None]
+        if any(size is not None and size > EXACT_LIMIT for size in sizes):
+            by_descent(small.points, small.settings.neighbours, 0)  # a search graph compiles for half a minute
         for size in sizes:
             here: dict[str, dict[str, Any]] = {}
             for seed, head in itertools.product(range(options.seeds), chosen):

@@ -31,7 +31,7 @@ def nearest(
     if not 1 <= k <= n:
         raise ValueError(f"expected between 1 and {n} neighbours for {n} points, got {k}")
     if rows is None and n > EXACT_LIMIT and not always_exact:
-        return _by_descent(points, k, seed)
+        return by_descent(points, k, seed)
     return exact(points, np.arange(n) if rows is None else rows, k)
 
 
@@ -120,7 +120,7 @@ def before(distance, index, other_distance, other_index):
     return distance < other_distance or (distance == other_distance and index < other_index)
 
 
-def _by_descent(points: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def by_descent(points: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Neighbours by nearest-neighbour descent on one thread, measured again in fp64; recall about 0.99."""
     from pynndescent import NNDescent
 
