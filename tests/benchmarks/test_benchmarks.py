@@ -102,7 +102,7 @@ def test_the_parts_of_the_cpu_path_make_up_the_whole_and_leave_it_as_it_was(tmp_
         assert set(ms) == {*parts.PARTS, "the rest", "all"}
         assert sum(ms.values()) - ms["all"] == pytest.approx(ms["all"], abs=0.1)
         assert {name for name, value in ms.items() if value == 0.0} >= absent
-        assert ms["products"] > 0.5 * row[stats]["floor"]["products"] > 0
+        assert ms["products"] > 0.2 * row[stats]["floor"]["products"] > 0  # each is timed by itself
     assert (torch.bmm, parts.cpu.tile_pass, parts.cpu.finish) == before
 
 

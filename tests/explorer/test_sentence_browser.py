@@ -261,7 +261,7 @@ def test_a_wait_shows_a_spinner_then_its_progress_and_can_be_cancelled(browser, 
         seen = page.page.evaluate("window.firstSeen")
         assert 300 <= seen["spinner"] < seen["late"]  # not before, lest what is quick flickers
         assert seen["late"] >= 1000
-        assert "model" in page.page.inner_text("#sentence-job-text")
+        page.until("document.getElementById('sentence-job-text').textContent.includes('model')")
         page.page.click("#sentence-cancel")
         page.until("!document.getElementById('sentence-job').hasAttribute('data-slot')")
         page.page.wait_for_timeout(300)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 
 import numpy as np
@@ -203,7 +204,10 @@ def test_a_newer_sentence_gives_the_older_one_up_and_cancel_stops(page):
     assert told(page)["problem"] == "stopped"
 
 
-def test_what_was_stopped_can_be_run_again_and_what_is_under_way_goes_on(page):
+def test_what_was_stopped_can_be_run_again_and_what_is_under_way_goes_on(page, monkeypatch):
+    studio, go_on = page.run.studio, threading.Event()
+    make = studio.make
+    monkeypatch.setattr(studio, "make", lambda asked, ticket: go_on.wait(60) and make(asked, ticket))
     page.dispatch(Change({"text": "one that is stopped"}))
     page.wire.act = json.dumps({"kind": "sentence.cancel"})
     page.wire.act = json.dumps({"kind": "sentence.again", "n": 1})
@@ -212,6 +216,7 @@ def test_what_was_stopped_can_be_run_again_and_what_is_under_way_goes_on(page):
     page.wire.act = json.dumps({"kind": "sentence.again", "n": 2})
     assert page.desk.shelf._open["sentence"] is ticket
     assert not ticket.given_up
+    go_on.set()
     settle(page)
     assert (found := page.desk.shelf.first).text == "one that is stopped"
     page.wire.act = json.dumps({"kind": "sentence.again", "n": 3})
