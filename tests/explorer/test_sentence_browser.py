@@ -123,6 +123,7 @@ def test_a_pronouns_attention_is_compared_in_two_texts_that_differ_in_one_word(o
         sentence = studio(Typed(text))
         row = sentence.streams[""].texts.index(word)
         point(page, f"{view}-figure", 0.2, row)
+        page.until(f"Bokeh.documents[0].get_model_by_name('{view}-mark').data.y[0] === {row}")
         pattern = sentence.attentions[3].pattern(5, np.array([row]))[0]
         found = numbers_beside(page, view)
         assert set(found) == set(np.flatnonzero(pattern >= 0.0005).tolist())
