@@ -73,9 +73,10 @@ def measured(shape: Heads, device: str) -> dict[str, Any]:
     start = time.perf_counter()
     on_cpu = lay_out(plan.start, plan.plan, plan.descent)
     cpu_seconds = time.perf_counter() - start
-    rivals = dict.fromkeys(umap_rivals.installed(device), 0.0)
+    installed = umap_rivals.installed(device)
+    rivals = dict.fromkeys(installed, 0.0)
     points_of_one = directions(0, shape.points, device).cpu().numpy()
-    for name, rival in umap_rivals.installed(device).items():
+    for name, rival in installed.items():
         rival(points_of_one[:1000], 0)  # loads, compiles
         with timed(rivals, name):
             rival(points_of_one, 0)

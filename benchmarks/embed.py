@@ -261,13 +261,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="result file [benchmarks/results/embed-<device>-<date>.json]")
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")  # umap-learn warns of its seed and its neighbours on every fit
-    runs = [ae.open_run(path) for path in options.run or bundled_runs()]
+    runs = map(ae.open_run, options.run or bundled_runs())  # made as they are asked for
     if options.whole:
+        run = next(runs)
         about = {"what": "joint clouds of all heads, by workers", "target": TARGET} | measure.environment("cpu", 1)
-        result = about | {"jobs": options.jobs, "run": runs[0].path.name, "whole": whole(runs[0], options.jobs)}
+        result = about | {"jobs": options.jobs, "run": run.path.name, "whole": whole(run, options.jobs)}
         CONSOLE.print(f"written: {measure.write('embed-whole', 'cpu', result, options.output)}")
         return 0 if result["whole"]["ratio"] <= TARGET else 1
-    chosen = drawn(runs, options.heads)
+    chosen = drawn(list(runs), options.heads)
     parts = methods(quick=options.quick, t_sne=options.t_sne)
     cases: dict[str, dict[str, Any]] = {}
     by_points: dict[str, dict[str, dict[str, float]]] = {}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -67,7 +66,7 @@ def measured(points: int, width: int) -> dict[str, Any]:
 
 def peak_gb() -> float:
     """Most resident memory so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return measure.peak_so_far_mb("cpu") / 1024
 
 
 def main() -> int:

@@ -72,6 +72,17 @@ def peak_mb(part: Callable[[int], object]) -> float | None:
     return round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
 
 
+def peak_so_far_mb(device: str) -> float:
+    """Peak memory so far in MB: of the CUDA device, or resident memory of this process (Linux).
+
+    Not getrusage: its ru_maxrss survives exec, so that a child would report its parent's peak.
+    """
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
+
+
 def ceilings(device: str, dtype: torch.dtype) -> dict[str, float]:
     """What this machine reaches: TFLOP/s of a large matrix product, GB/s of a copy (bytes read and written)."""
     n, count = (8192, 2**29) if device == "cuda" else (1536, 2**25)

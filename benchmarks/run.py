@@ -206,22 +206,12 @@ def peak_memory(length: int, device: str) -> dict[str, Any]:
     job, _ = job_of("probe", length, length, device, dtype)
     with torch.inference_mode():
         job.loaded.model(**job.feed.batch([0], device).inputs, use_cache=False)
-    plain = peak(device)
+    plain = measure.peak_so_far_mb(device)
     sums = [SiteSums(pilot) for pilot in make_pilots(job)]
     with Capture(job.loaded.model, job.sites) as capture:
         run_batch(job, capture, (0,), torch.zeros(1, dtype=torch.long), sums, Sample())
-    return {"length": length, "plain_peak_mb": round(plain), "beyond_plain_mb": round(peak(device) - plain, 1)}
-
-
-def peak(device: str) -> float:
-    """Peak memory so far in MB: of the CUDA device, or resident memory of this process (Linux).
-
-    Not getrusage: its ru_maxrss survives exec, so that a child would report its parent's peak.
-    """
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    status = Path("/proc/self/status").read_text()
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
+    beyond = measure.peak_so_far_mb(device) - plain
+    return {"length": length, "plain_peak_mb": round(plain), "beyond_plain_mb": round(beyond, 1)}
 
 
 def print_row(row: dict[str, Any]) -> None:

@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -97,7 +96,7 @@ def one_run(model: str, size: int, threads: int) -> dict[str, Any]:
         "tokens_per_second": round(done / seconds, 1),
         "share": round(sum(forwards) / seconds, 4),
         "merge_seconds": run.manifest["timings"]["merge_seconds"],
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_mb": round(measure.peak_so_far_mb("cpu")),
         "disk_mb": round(sum(sizes) / 2**20, 1),
     }
 

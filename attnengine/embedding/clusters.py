@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from attnengine.embedding.quality import evenly
+
 LEAST_SHARE = 0.01  # of the points of a picture, for a cluster
 LEAST_SIZE = 15
 #: HDBSCAN's time grows with the square of the points: of more than so many, evenly drawn ones are clustered.
@@ -36,7 +38,7 @@ def cluster_labels(screen: np.ndarray) -> np.ndarray:
     """
     from scipy.spatial import KDTree
 
-    drawn = np.unique(np.linspace(0, len(screen) - 1, min(len(screen), MOST_POINTS)).astype(np.int64))
+    drawn = evenly(len(screen), MOST_POINTS)
     raw = _raw_labels(screen[drawn])
     if len(drawn) < len(screen):
         raw = raw[KDTree(screen[drawn]).query(screen)[1]]

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numba import njit
 
+from attnengine.embedding.quality import evenly
 from attnengine.statistics.uncertainty import ratio
 
 LEAST_KEYS = 8
@@ -65,7 +66,7 @@ def rank_correlations(
     variation. queries, keys: (n, d) raw; the points (n, m) of the same rows in any picture.
     """
     asks = np.zeros(len(queries), np.bool_)
-    asks[np.unique(np.linspace(0, len(queries) - 1, min(len(queries), MOST_QUERIES)).astype(np.int64))] = True
+    asks[evenly(len(queries), MOST_QUERIES)] = True
     as_fp64 = [np.ascontiguousarray(rows, np.float64) for rows in (queries, keys, query_points, key_points)]
     return _correlations(*as_fp64, asks, seen.order, seen.starts, seen.position, seen.before, seen.after)
 

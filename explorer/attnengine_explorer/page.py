@@ -114,9 +114,9 @@ def facts(run: RunData) -> dict[str, str]:
 
 def cells(run: RunData) -> list[tuple[str, str]]:
     """What a cell of the atlas can show: choice and its name. Clouds need a sample (its table is not read for this)."""
-    found = [("statistic", "statistic"), ("pattern", "mean pattern"), ("cloud", "cloud")]
-    there = {"statistic": True, "pattern": run.patterns is not None, "cloud": section(run, "sample").get("tokens") != 0}
-    return [(choice, name) for choice, name in found if there[choice]]
+    patterns = [("pattern", "mean pattern")] if run.patterns is not None else []
+    clouds = [("cloud", "cloud")] if section(run, "sample").get("tokens") != 0 else []
+    return [("statistic", "statistic"), *patterns, *clouds]
 
 
 def caption(run: RunData, state: ViewState) -> str:

@@ -95,14 +95,17 @@ def test_whole_forwards_are_measured_and_written(tmp_path: Path, capsys: pytest.
 def test_the_parts_of_the_cpu_path_make_up_the_whole_and_leave_it_as_it_was(tmp_path: Path) -> None:
     before = (torch.bmm, parts.cpu.tile_pass, parts.cpu.finish)
     output = tmp_path / "parts.json"
-    assert parts.main(["--length", "128", "--repeats", "1", "--output", str(output)]) == 0
-    (row,) = json.loads(output.read_text())["shapes"]
+    for _ in range(3):  # the products' floor is timed by itself: a busy machine may slow it alone, hardly three times
+        assert parts.main(["--length", "128", "--repeats", "1", "--output", str(output)]) == 0
+        (row,) = json.loads(output.read_text())["shapes"]
+        if all(row[stats]["ms"]["products"] > 0.5 * row[stats]["floor"]["products"] for stats in ("core", "all")):
+            break
     for stats, absent in (("core", {"variance shares", "mean pattern"}), ("all", set())):
         ms = row[stats]["ms"]
         assert set(ms) == {*parts.PARTS, "the rest", "all"}
         assert sum(ms.values()) - ms["all"] == pytest.approx(ms["all"], abs=0.1)
         assert {name for name, value in ms.items() if value == 0.0} >= absent
-        assert ms["products"] > 0.2 * row[stats]["floor"]["products"] > 0  # each is timed by itself
+        assert ms["products"] > 0.5 * row[stats]["floor"]["products"] > 0
     assert (torch.bmm, parts.cpu.tile_pass, parts.cpu.finish) == before
 
 

@@ -28,6 +28,14 @@ class AllHeads:
         self.problems: dict[Head, str] = {}
         self._numbers: dict[str, dict[Head, np.ndarray]] = {name: {} for name in OF_HEADS}
 
+    @property
+    def n_grey(self) -> int:
+        """Heads read so far whose stored figures call their layout too unfaithful to be read."""
+        return sum(self._is_grey(head) for head in self.pixels)
+
+    def _is_grey(self, head: Head) -> bool:
+        return self.projection == "layout" and self.clouds.is_grey(*head)  # components have no stored figures
+
     def reading(self, by: str) -> Iterator[int]:
         """Read what is missing for a picture coloured ``by``, a head a step; yields how many heads are done."""
         numbers = self._numbers.get(by)
@@ -64,6 +72,5 @@ class AllHeads:
     def cell(self, head: Head, colours: Colouring, emphasised: np.ndarray | None) -> np.ndarray:
         """(size, size) codes of one head."""
         shown = colours.known if emphasised is None else colours.known & emphasised
-        faded = self.projection == "layout" and self.clouds.is_grey(*head)
-        look = composed.Look(colours.level, shown, colours.kind == "classes", faded)
+        look = composed.Look(colours.level, shown, colours.kind == "classes", self._is_grey(head))
         return composed.cell(self.pixels[head], look, self.size)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from bokeh.models import ColorBar, ColumnDataSource, LinearColorMapper, Range1d, Rect, TapTool
 from bokeh.plotting import figure
 
-from attnengine.errors import AttnEngineError
 from attnengine_explorer.atlas import columns_of, compose, fold_for, limits
 from attnengine_explorer.desk import Desk
 from attnengine_explorer.head_data import value_text
@@ -199,15 +200,10 @@ class AtlasView:
         return {head: int(x) for head, (x, _) in self.cells.items()}
 
     def _read_clouds(self, new: ViewState) -> None:
-        try:
-            len(self.run.clouds.tokens)
-        except AttnEngineError as problem:
+        if problem := self._gathering.problem():
             self.notes["cells"] = f"No clouds: {problem}"
             return
-        self._gathering.begin(new.projection, "side", self._progress, self._draw_clouds)
-
-    def _progress(self, done: int) -> None:
-        self.notes["cells"] = f"reading the clouds: {done:,} of {len(self.run.index):,} heads"
+        self._gathering.begin(new.projection, "side", partial(self.notes.__setitem__, "cells"), self._draw_clouds)
 
     def _draw_clouds(self, heads: AllHeads) -> None:
         """Every head's queries and keys in its cell."""
@@ -215,6 +211,6 @@ class AtlasView:
         cells = {head: heads.cell(head, colours[head], None) for head in heads.pixels}
         self.clouds.data = pictures(self.run.grid, self._columns, cells, heads.size)
         self._cross([head in heads.problems for head in self.run.index])
-        grey = sum(self.run.clouds.is_grey(*head) for head in heads.pixels) if heads.projection == "layout" else 0
-        told = "queries blue, keys orange" + (f"; {grey:,} too unfaithful to be read (grey)" if grey else "")
+        grey = f"; {heads.n_grey:,} too unfaithful to be read (grey)" if heads.n_grey else ""
+        told = f"queries blue, keys orange{grey}"
         self.notes["cells"] = told if heads.pixels else f"No clouds: {next(iter(heads.problems.values()), 'no head')}"

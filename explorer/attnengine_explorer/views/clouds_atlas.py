@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from bokeh.events import Tap
 from bokeh.models import ColumnDataSource, LinearColorMapper, Range1d, Rect
@@ -120,23 +122,17 @@ class CloudsAtlas:
 
     def _begin(self, new: ViewState) -> None:
         """Read the heads that are not there yet, a little at a time."""
-        try:
-            len(self.clouds.tokens)
-        except AttnEngineError as problem:
+        if problem := self._gathering.problem():
             self._gathering.stop()
             self.notes["clouds-missing"] = f"No clouds: {problem}"
             return
-        self._gathering.begin(
-            new.projection, new.color_by, self._progress, lambda heads: self._finish(heads, self.desk.state)
-        )
-
-    def _progress(self, done: int) -> None:
-        self.notes["clouds-facts"] = f"reading the clouds: {done:,} of {len(self.desk.run.index):,} heads"
+        told = partial(self.notes.__setitem__, "clouds-facts")
+        self._gathering.begin(new.projection, new.color_by, told, lambda heads: self._finish(heads, self.desk.state))
 
     def _finish(self, heads: AllHeads, new: ViewState) -> None:
         self._shown = heads
         count, without = len(heads.pixels), len(heads.problems)
-        grey = sum(self.clouds.is_grey(*head) for head in heads.pixels) if heads.projection == "layout" else 0
+        grey = heads.n_grey
         told = [f"{count:,} heads", f"{grey:,} too unfaithful to be read (grey)" if grey else ""]
         told.append(f"{without:,} without a cloud (×: hover says why)" if without else "")
         self.notes["clouds-facts"] = " · ".join(filter(None, told))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
+from attnengine.errors import AttnEngineError
 from attnengine_explorer.atlas import Grid
 from attnengine_explorer.desk import Desk
 from attnengine_explorer.points import composed
@@ -26,18 +27,26 @@ class Gathering:
         self._turn = 0
 
     def begin(
-        self, projection: str, by: str, progress: Callable[[int], None], finished: Callable[[AllHeads], None]
+        self, projection: str, by: str, progress: Callable[[str], None], finished: Callable[[AllHeads], None]
     ) -> None:
         """Read the heads that are not there yet for a picture coloured ``by``, then call ``finished`` once: at once if
-        that is soon. ``progress`` hears how many heads are done. A newer call ends an older one's reading.
+        that is soon. ``progress`` hears how far that is, in words. A newer call ends an older one's reading.
         """
-        self._turn += 1
+        self.stop()
         heads = self.desk.run.clouds.all_heads(projection, self.size)
         steps = heads.reading(by)
-        if _go_on(steps, progress):
+        if self._go_on(steps, progress):
             finished(heads)
         else:
             self._later(heads, steps, progress, finished)
+
+    def problem(self) -> str:
+        """Why this run can have no clouds at all; empty if it can."""
+        try:
+            len(self.desk.run.clouds.tokens)
+        except AttnEngineError as problem:
+            return str(problem)
+        return ""
 
     def stop(self) -> None:
         """Read no further."""
@@ -47,7 +56,7 @@ class Gathering:
         self,
         heads: AllHeads,
         steps: Iterator[int],
-        progress: Callable[[int], None],
+        progress: Callable[[str], None],
         finished: Callable[[AllHeads], None],
     ) -> None:
         turn, reported = self._turn, time.monotonic()
@@ -56,7 +65,7 @@ class Gathering:
             nonlocal reported
             if turn != self._turn:
                 return
-            done = _go_on(steps, progress)
+            done = self._go_on(steps, progress)
             if not done:
                 self.desk.document.add_next_tick_callback(read_on)
             if done or time.monotonic() - reported > REPORT:
@@ -67,15 +76,14 @@ class Gathering:
 
         self.desk.document.add_next_tick_callback(read_on)
 
-
-def _go_on(steps: Iterator[int], progress: Callable[[int], None]) -> bool:
-    """Read for a while; whether nothing is left to read."""
-    end = time.monotonic() + SLICE
-    for done in steps:
-        if time.monotonic() > end:
-            progress(done)
-            return False
-    return True
+    def _go_on(self, steps: Iterator[int], progress: Callable[[str], None]) -> bool:
+        """Read for a while; whether nothing is left to read."""
+        end = time.monotonic() + SLICE
+        for done in steps:
+            if time.monotonic() > end:
+                progress(f"reading the clouds: {done:,} of {len(self.desk.run.index):,} heads")
+                return False
+        return True
 
 
 def pictures(
