@@ -12,6 +12,7 @@ from attnengine.statistics.catalogue import HEADS, TYPES
 from attnengine_explorer.cloud_data import visible
 from attnengine_explorer.numbers import count, estimate, number
 from attnengine_explorer.run_data import RunData
+from attnengine_explorer.similarity import alike
 
 KEY_TOKENS = 12
 #: Tokens shown before and after a query, and around its key.
@@ -68,6 +69,16 @@ def key_token_rows(run: RunData, site: int, head: int) -> list[dict[str, Any]] |
         }
         for one in top.itertuples()
     ]  # fmt: skip
+
+
+def alike_rows(run: RunData, site: int, head: int, by: str) -> list[dict[str, Any]]:
+    """The heads most like one, by the distance of a map: name, (site, head) and distance; empty without the map."""
+    found = run.head_map(by)
+    if isinstance(found, str):
+        return []
+    heads = list(run.index)
+    near = alike(found, run.index[site, head])
+    return [{"name": run.name(*heads[row]), "head": heads[row], "distance": number(d, 3)} for row, d in near]
 
 
 def example_statistics(run: RunData) -> list[tuple[str, str]]:

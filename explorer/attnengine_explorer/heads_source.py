@@ -49,6 +49,17 @@ class HeadsSource:
         self.source.selected.on_change("indices", self._on_select)
         self.marked = ColumnDataSource(data={}, name="marked")
 
+    def add(self, *columns: str) -> None:
+        """Columns of numbers that a view will fill.
+
+        ``marked`` gets them at once too, unfilled until :meth:`finish`: a figure that is made after the page reaches
+        the browser before what is said last.
+        """
+        self.source.data.update({name: np.full(len(self.heads), np.nan) for name in columns})
+        n = len(self.marked.data.get("ring", []))
+        # Set as a whole, so that it is sent as it is at the end of the batch: all its columns of one length.
+        self.marked.data = dict(self.marked.data) | {name: np.full(n, np.nan) for name in columns}
+
     def update(self, old: ViewState | None, new: ViewState) -> None:
         """Other filters let other heads pass."""
         self._state = new

@@ -109,6 +109,6 @@ class Page:
 
     def clean(self) -> None:
         """Nothing went wrong, nobody else was asked, nothing sticks out."""
-        assert self.problems == []
+        assert self.problems == [], "\n".join(map(str, self.problems))
         assert self.foreign == []
         assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -106,6 +106,17 @@ def test_a_point_says_both_numbers_and_its_bars_are_the_intervals_of_the_table(o
     page.clean()
 
 
+@pytest.mark.parametrize("first", ["?view=clouds&site=1&head=2&facet=heads", "?site=1&head=2"])
+def test_heads_are_marked_in_figures_that_are_made_after_the_page(open_page, first):
+    page = open_page("full", first)
+    page.page.evaluate("attnengine.change({view: 'overview', facet: 'heads'})")
+    page.until("document.getElementById('compare-facet').checkVisibility()")
+    page.idle()
+    (x,) = page.data("marked", "cx")
+    assert x == page.data("heads", "cx")[page.data("heads", "name").index("L1H2")]
+    page.clean()
+
+
 def test_facets_show_one_head_or_all_and_an_example_opens_its_sentence(open_page, run):
     page = open_page("full", "?site=1&head=2&example=entropy")
     assert not page.page.locator("#compare-facet").is_visible()

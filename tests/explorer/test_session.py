@@ -126,6 +126,18 @@ def test_a_page_view_is_made_when_it_is_first_shown_and_drawn_only_while_it_is(s
     assert np.array_equal(source(session, "pattern-source").data["image"][0], session.run.run.patterns[1, 1][::-1])
 
 
+def test_a_facet_is_made_when_it_is_first_shown_and_is_up_to_date_when_it_is_shown_again(session):
+    assert source(session, "pattern-source") is None
+    session.dispatch(SelectHead(0, 0))
+    assert source(session, "pattern-source") is not None
+    session.dispatch(Change({"facet": "heads"}))
+    session.dispatch(SelectHead(1, 1))
+    assert np.array_equal(source(session, "pattern-source").data["image"][0], session.run.run.patterns[0, 0][::-1])
+    session.dispatch(Change({"facet": "head"}))
+    assert np.array_equal(source(session, "pattern-source").data["image"][0], session.run.run.patterns[1, 1][::-1])
+    assert len(shown(session)["told"]["alike"]) == 5
+
+
 def test_what_a_view_told_is_sent_until_the_page_is_there_and_then_once(session):
     session.dispatch(SelectHead(0, 0))
     with session.desk.batch():
@@ -259,7 +271,7 @@ def test_a_core_run_offers_what_it_holds_and_says_what_it_was_made_without(opene
 
 
 def test_dark_is_asked_for_or_follows_the_browser(session):
-    axis = session.document.get_model_by_name("profile").xaxis[0]
+    axis = session.document.get_model_by_name("atlas").xaxis[0]
     light = axis.major_label_text_color
     act(session, kind="scheme", dark=True)
     assert session.dark is True

@@ -20,7 +20,9 @@ from attnengine_explorer.state import changed as changed
 class View(Protocol):
     """One panel of the page. ``notes`` are short texts the frame shows beside it, by the id of their place."""
 
-    notes: dict[str, str]
+    @property
+    def notes(self) -> dict[str, str]:
+        """Texts by place."""
 
     def update(self, old: ViewState | None, new: ViewState) -> None:
         """Draw ``new``; ``old`` is what is drawn now, None the first time."""

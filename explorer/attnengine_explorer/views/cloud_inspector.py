@@ -12,11 +12,11 @@ from attnengine_explorer.points import telling
 from attnengine_explorer.points.legend import legend
 from attnengine_explorer.points.summary import summarise
 from attnengine_explorer.state import ViewState
-from attnengine_explorer.views import View, changed
+from attnengine_explorer.views import changed
 from attnengine_explorer.views.single_cloud import SingleCloudView
 
 
-class CloudInspector(View):
+class CloudInspector:
     """Tells the page's script; draws nothing itself."""
 
     def __init__(self, desk: Desk, figure: SingleCloudView) -> None:

@@ -27,6 +27,7 @@ class CompareView:
         self.run = desk.run
         self.heads = desk.heads
         self.notes = {"compare": ""}
+        self.heads.add(*(axis + end for axis in ("cx", "cy") for end in ("", "_lo", "_hi")))
         for axis in ("cx", "cy"):
             self._set(axis, next(iter(self.run.statistics.values())))
         rows = [("@cx_title", "@cx_text"), ("@cy_title", "@cy_text")]

@@ -10,7 +10,10 @@ from attnengine_explorer.views import changed
 
 
 class NumbersView:
-    """Tells the rooms ``head``, ``types``, ``key_tokens`` and ``examples`` of the script; null without an open head."""
+    """Tells the rooms ``head``, ``types``, ``key_tokens``, ``examples`` and ``alike`` of the script.
+
+    ``head`` is null and the others are empty without an open head.
+    """
 
     def __init__(self, desk: Desk) -> None:
         self.run = desk.run
@@ -24,6 +27,10 @@ class NumbersView:
             self._head(new)
         if changed(old, new, "site", "head", "example_of"):
             self._examples(new)
+        if changed(old, new, "site", "head", "map_by"):
+            self._tell(
+                "alike", [] if new.selected is None else head_texts.alike_rows(self.run, *new.selected, new.map_by)
+            )
 
     def _head(self, new: ViewState) -> None:
         types = [] if new.selected is None else head_texts.type_rows(self.run, *new.selected)

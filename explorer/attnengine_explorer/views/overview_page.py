@@ -8,9 +8,11 @@ from attnengine_explorer.columns import grouped
 from attnengine_explorer.desk import Desk
 from attnengine_explorer.head_texts import example_statistics
 from attnengine_explorer.run_data import RunData
+from attnengine_explorer.state import ViewState
 from attnengine_explorer.views import FigureView, PageView
 from attnengine_explorer.views.cloud import CloudView
 from attnengine_explorer.views.compare import CompareView
+from attnengine_explorer.views.facet import Facet
 from attnengine_explorer.views.neuron_rows import NeuronRowsView
 from attnengine_explorer.views.neurons import NeuronsView
 from attnengine_explorer.views.numbers import NumbersView
@@ -20,28 +22,35 @@ from attnengine_explorer.views.profiles import ProfilesView
 from attnengine_explorer.views.similar import SimilarView
 
 
+def one_head(state: ViewState) -> bool:
+    """Whether Overview shows the open head, not the comparison of all."""
+    return state.selected is not None and state.facet == "head"
+
+
 class OverviewPage(PageView):
     """One facet shows mean pattern, offset profile, cloud, neurons, types, examples and every number of the open head,
     the other compares all heads.
     """
 
-    PLACES = ("pattern", "profile", "cloud", "neurons", "compare", "similar", "profiles", "neuron-rows")
+    HEAD, HEADS = ("pattern", "profile", "cloud", "neurons"), ("compare", "similar", "profiles", "neuron-rows")
+    PLACES = (*HEAD, *HEADS)
 
     def __init__(self, desk: Desk) -> None:
         super().__init__(desk)
-        run, mapper = desk.run, desk.heads.mapper
-        figures: dict[str, FigureView] = {
-            "pattern": PatternView(run),
-            "profile": ProfileView(run),
-            "cloud": CloudView(run),
-            "neurons": NeuronsView(run),
-            "compare": CompareView(desk, mapper),
-            "similar": SimilarView(desk, mapper),
-            "profiles": ProfilesView(desk),
-            "neuron-rows": NeuronRowsView(desk),
-        }
-        self.views = [*figures.values(), NumbersView(desk)]
-        self.roots = {place: view.root for place, view in figures.items()}
+        head = Facet(self.HEAD, one_head, self._of_one_head)
+        heads = Facet(self.HEADS, lambda state: not one_head(state), self._of_all_heads)
+        self.views = [head, heads, NumbersView(desk)]
+        self.roots = head.roots | heads.roots
+
+    def _of_one_head(self) -> dict[str, FigureView]:
+        run = self.desk.run
+        made = (PatternView(run), ProfileView(run), CloudView(run), NeuronsView(run))
+        return dict(zip(self.HEAD, made, strict=True))
+
+    def _of_all_heads(self) -> dict[str, FigureView]:
+        desk, mapper = self.desk, self.desk.heads.mapper
+        made = (CompareView(desk, mapper), SimilarView(desk, mapper), ProfilesView(desk), NeuronRowsView(desk))
+        return dict(zip(self.HEADS, made, strict=True))
 
     @staticmethod
     def frame(run: RunData) -> dict[str, Any]:

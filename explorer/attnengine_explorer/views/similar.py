@@ -1,4 +1,4 @@
-"""The map of similar heads, and the heads most like the open one."""
+"""The map of similar heads."""
 
 from __future__ import annotations
 
@@ -6,35 +6,28 @@ import numpy as np
 from bokeh.models import LinearColorMapper
 
 from attnengine_explorer.desk import Desk
-from attnengine_explorer.numbers import number
-from attnengine_explorer.similarity import FORMULAS, alike
+from attnengine_explorer.similarity import FORMULAS
 from attnengine_explorer.state import ViewState
 from attnengine_explorer.views import changed
 from attnengine_explorer.views.points import HeadPoints
 
 
 class SimilarView:
-    """A plane of heads in which near is alike; it adds ``mx`` and ``my`` to the source of heads.
-
-    Tells the room ``alike`` of the script the heads most like the open one: name, site, head and distance.
-    """
+    """A plane of heads in which near is alike; it adds ``mx`` and ``my`` to the source of heads."""
 
     def __init__(self, desk: Desk, mapper: LinearColorMapper) -> None:
         self.run = desk.run
         self.heads = desk.heads
         self.notes = {"similar": "", "similar-formula": "", "similar-share": ""}
-        self._desk = desk
-        self.heads.source.data.update({axis: np.full(len(self.heads.heads), np.nan) for axis in ("mx", "my")})
+        self.heads.add("mx", "my")
         self.figure = HeadPoints("similar", desk.heads, mapper, "mx", "my", [("@title", "@text")])
         self.root = self.figure.plot
         self.root.axis.visible = False  # only distances between points mean something
 
     def update(self, old: ViewState | None, new: ViewState) -> None:
-        """Another map, or another head to compare with."""
+        """Another map."""
         if changed(old, new, "map_by"):
             self._draw(new.map_by)
-        if changed(old, new, "map_by", "site", "head"):
-            self._desk.tell("alike", self._alike(new))
 
     def _draw(self, by: str) -> None:
         found = self.run.head_map(by)
@@ -57,16 +50,6 @@ class SimilarView:
         for range_, middle in zip((self.root.x_range, self.root.y_range), (low + high) / 2, strict=True):
             start, end = float(middle) - half, float(middle) + half
             range_.update(start=start, end=end, reset_start=start, reset_end=end)
-
-    def _alike(self, new: ViewState) -> list[dict[str, object]]:
-        found = self.run.head_map(new.map_by)
-        if new.selected is None or isinstance(found, str):
-            return []
-        near = alike(found, self.run.index[new.selected])
-        return [
-            {"name": self.run.name(*self.heads.heads[row]), "head": self.heads.heads[row], "distance": number(d, 3)}
-            for row, d in near
-        ]
 
     def restyle(self, dark: bool) -> None:
         """Points of the theme."""
