@@ -8,7 +8,9 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import spearmanr
+from transformers import AutoModel, AutoTokenizer
 
 from attnengine.bundled import bundled_documents, bundled_model
 from attnengine.corpus.documents import Document
@@ -133,6 +135,42 @@ def test_the_neurons_behind_a_distance_decaying_head_are_found_by_mouse(browser:
         page.until("Bokeh.documents[0].get_model_by_name('qk-queries').data.chosen[3]")
         page.page.keyboard.press("z")
         page.until("!location.search.includes('pin=3')")
+        page.clean()
+    finally:
+        page.context.close()
+        server.stop()
+
+
+def eager(text: str, layer: int, head: int) -> np.ndarray:
+    """The pattern of a head in double precision, by transformers alone; (queries, keys)."""
+    model = AutoModel.from_pretrained(bundled_model(), attn_implementation="eager").double().eval()
+    tokens = AutoTokenizer.from_pretrained(bundled_model())(text, return_tensors="pt")
+    with torch.inference_mode():
+        return model(**tokens, output_attentions=True).attentions[layer][0, head].numpy()
+
+
+@pytest.mark.browser
+def test_two_texts_show_the_same_query_and_the_same_neurons_one_below_the_other(browser: Any, whole_run: Run) -> None:
+    texts = ["The nurse told the doctor that she was quite late.", "The nurse told the doctor that he was late."]
+    server = Served(whole_run.path)
+    page = Page(browser, server.url)
+    try:
+        page.open(f"?view=sentence&sheet=neuron&site=2&head=1&second=beside&text={quote(texts[0])}&b={quote(texts[1])}")
+        page.until("document.querySelectorAll('#qk-tables table, #qk-b-tables table').length === 4", timeout=120)
+        page.idle()
+        page.page.wait_for_timeout(350)
+        page.page.mouse.click(*page.page.evaluate(AT.replace("qk-view", "qk-b-view"), ["qk-b-queries", 50, 7]))
+        page.until("location.search.includes('pin=7')")
+        for figure, text in zip(("qk", "qk-b"), texts, strict=True):
+            page.until(f"Bokeh.documents[0].get_model_by_name('{figure}-queries').data.chosen[7]")
+            shown = [float(value) for value in page.data(f"{figure}-rows", "softmax")]
+            assert shown == pytest.approx(eager(text, 2, 1)[7], abs=1e-5)
+        first, second = (page.data(f"{figure}-product-image", "neuron")[0] for figure in ("qk", "qk-b"))
+        assert first[0] == second[0] != sorted(first[0])
+        assert "first" in page.page.inner_text("[data-note=neuron-view-b]")
+        page.page.click("#sentence-add")
+        page.until("!location.search.includes('b=')")
+        page.until("!document.getElementById('qk-b-scroll').checkVisibility()")
         page.clean()
     finally:
         page.context.close()

@@ -79,13 +79,13 @@ const neurons = (() => {
 
   const SIDES = { all: [null, null], aa: [0, 0], ab: [0, 1], ba: [1, 0], bb: [1, 1] };
 
-  /** A view on the document that holds the figure. `choose` is told what a person clicked. */
-  function view(doc, { tables = null, choose = () => {} } = {}) {
-    const model = (name) => doc.get_model_by_name("qk-" + name);
+  /** A view on the document that holds the figure of that name. `choose` is told what a person clicked. */
+  function view(doc, { figure = "qk", tables = null, choose = () => {} } = {}) {
+    const model = (name) => doc.get_model_by_name(`${figure}-${name}`);
     const plot = model("view");
     const { columns: COLUMN, lines: LINES, head_rows: HEAD_ROWS, foot_rows: FOOT_ROWS, row_pixels: ROW_PIXELS } = JSON.parse(plot.tags.find((tag) => typeof tag === "string"));
     const strip = model("strip"), sheets = model("sheets"), streams = model("streams");
-    let state = { sheet: 0, query: 0, order: "row", side: "all", only: null, span: null };
+    let state = { sheet: 0, query: 0, order: "row", side: "all", only: null, span: null, neurons: null };
     let filling = false;
 
     /** Rows of numbers as an image: Bokeh wants an array of its own kind, whose class `lse` is of. */
@@ -98,6 +98,7 @@ const neurons = (() => {
       return side === null || (streams.data.segment[stream][position] ?? 0) === side;
     }
 
+    /** Draw, and say in which order the neurons stand; `neurons` among the changes is an order to take over. */
     function show(changes = {}) {
       state = { ...state, ...changes };
       if (sheets.length === 0 || (sheets.data.name?.length ?? 0) === 0) return void clear();
@@ -110,11 +111,12 @@ const neurons = (() => {
       const rows = keyRows(sheet, made, (j) => segment(sheet.key_stream, j, keySide), state.only, state.span);
       const slots = Math.max(rows.length, Math.min(queries.length, 24));
       const corpus = sheet.corpus;
-      const drawn = { sheet, row, made, rows, corpus, queries: around(queries, row, slots), neurons: ordered(sheet, row, state.order, corpus) };
+      const drawn = { sheet, row, made, rows, corpus, queries: around(queries, row, slots), neurons: state.neurons ?? ordered(sheet, row, state.order, corpus) };
       filling = true;
       draw(drawn, Math.max(slots, 1) + (sheet.has_sink ? 1 : 0));
       filling = false;
       table(drawn);
+      return drawn.neurons;
     }
 
     function clear() {
@@ -305,20 +307,24 @@ const neurons = (() => {
 
   /** The sheet of the explorer's page: every choice becomes part of the state, and comes back as what to show. */
   function join({ on, change, model }) {
-    let made = null, told = null;
-    const scroll = document.getElementById("qk-scroll");
+    const views = new Map(), scroll = (figure) => document.getElementById(`${figure}-scroll`);
+    let told = null;
     const choose = ({ query, only, span }) => {
       if (query !== undefined) change({ pin: query, pin_side: "query" });
       else if (only !== undefined) change({ only_key: only });
       else change({ key_span: span });
     };
+    // Two texts side by side: the neurons of the second stand below the same neurons of the first.
     const draw = () => {
-      if (told === null || model("qk-view") === null || scroll.clientWidth === 0) return;
-      made ??= view(window.Bokeh.documents[0], { tables: document.getElementById("qk-tables"), choose });
-      made.show(told);
+      let neurons = null;
+      for (const { figure, query } of told?.texts ?? []) {
+        if (model(`${figure}-view`) === null || scroll(figure).clientWidth === 0) continue;
+        if (!views.has(figure)) views.set(figure, view(window.Bokeh.documents[0], { figure, tables: document.getElementById(`${figure}-tables`), choose }));
+        neurons = views.get(figure).show({ ...told, query, neurons }) ?? neurons;
+      }
     };
     on("neurons", (what) => { told = what; setTimeout(draw); }); // the figures come with the same message
-    new ResizeObserver(draw).observe(scroll); // tokens are cut to their column
+    for (const figure of ["qk", "qk-b"]) new ResizeObserver(draw).observe(scroll(figure)); // tokens are cut to their column
   }
   if (typeof attnengine !== "undefined") join(attnengine);
 

@@ -62,10 +62,6 @@ _QUERIES = ("y", "token", "full", "position", "chosen")
 _IMAGES = ("image", "x", "y", "dw", "dh", "neuron", "token", "value")
 
 
-def _source(name: str, columns: tuple[str, ...]) -> ColumnDataSource:
-    return ColumnDataSource(name=f"qk-{name}", data={column: [] for column in columns})
-
-
 def sheet_columns(sheets: list[tuple[Sheet, int, int, dict[str, np.ndarray]]]) -> dict[str, list[Any]]:
     """Columns of the source of sheets: each with the rows of its query and key stream and its corpus facts."""
     columns = {f.name: [getattr(sheet, f.name) for sheet, *_ in sheets] for f in fields(Sheet)}
@@ -86,18 +82,19 @@ def stream_columns(streams: list[Tokens]) -> dict[str, list[Any]]:
 class NeuronFigure:
     """The figure, the strip of a long text's softmax, and every source that js/neurons.js fills.
 
-    ``sheets`` and ``streams`` come from Python, the others from the script.
+    ``sheets`` and ``streams`` come from Python, the others from the script, which finds them by ``name``.
     """
 
-    def __init__(self) -> None:
-        self.sheets = ColumnDataSource(name="qk-sheets", data=sheet_columns([]))
-        self.streams = ColumnDataSource(name="qk-streams", data=stream_columns([]))
-        self.rows, self.queries = _source("rows", _ROWS), _source("queries", _QUERIES)
+    def __init__(self, name: str = "qk") -> None:
+        self.name = name
+        self.sheets = ColumnDataSource(name=f"{name}-sheets", data=sheet_columns([]))
+        self.streams = ColumnDataSource(name=f"{name}-streams", data=stream_columns([]))
+        self.rows, self.queries = self._source("rows", _ROWS), self._source("queries", _QUERIES)
         self.mappers = {
-            name: LinearColorMapper(name=f"qk-{name}-scale", palette=list(diverging(False)), low=-1, high=1)
-            for name in (*MATRICES, "lines")
+            matrix: LinearColorMapper(name=f"{name}-{matrix}-scale", palette=list(diverging(False)), low=-1, high=1)
+            for matrix in (*MATRICES, "lines")
         }
-        self.root = plain_figure("qk-view", x_range=Range1d(0, 1000), y_range=Range1d(-10, HEAD_ROWS))
+        self.root = plain_figure(f"{name}-view", x_range=Range1d(0, 1000), y_range=Range1d(-10, HEAD_ROWS))
         self.root.update(sizing_mode="stretch_width", height=400, min_border=0)
         self.root.axis.visible = False
         self._matrices()
@@ -110,12 +107,15 @@ class NeuronFigure:
         self.root.tags = [self.sheets, self.streams, json.dumps(_GEOMETRY)]
         self.restyle(False)
 
+    def _source(self, name: str, columns: tuple[str, ...]) -> ColumnDataSource:
+        return ColumnDataSource(name=f"{self.name}-{name}", data={column: [] for column in columns})
+
     def _marks(self) -> None:
         plot = self.root
-        source = _source("marks", ("left", "right", "top", "bottom"))
+        source = self._source("marks", ("left", "right", "top", "bottom"))
         self.chosen = plot.quad("left", "right", "top", "bottom", source=source, line_width=1.5, fill_alpha=0)
         self.links = plot.segment(
-            COLUMNS["q"][1] + 3, "y0", COLUMNS["k"][0] - 3, "y", source=_source("links", ("y0", "y", "alpha")),
+            COLUMNS["q"][1] + 3, "y0", COLUMNS["k"][0] - 3, "y", source=self._source("links", ("y0", "y", "alpha")),
             line_alpha="alpha", line_width=1.5,
         )  # fmt: skip
 
@@ -129,11 +129,11 @@ class NeuronFigure:
         }
         for name, mapper in self.mappers.items():
             drawn = self.root.image(
-                "image", "x", "y", "dw", "dh", source=_source(f"{name}-image", _IMAGES), color_mapper=mapper
+                "image", "x", "y", "dw", "dh", source=self._source(f"{name}-image", _IMAGES), color_mapper=mapper
             )
             self.root.add_tools(hover([drawn], "", tips[name]))
             self.images[name] = drawn
-        scales = _source("scales", ("image", "x", "y", "dw", "dh"))
+        scales = self._source("scales", ("image", "x", "y", "dw", "dh"))
         self.root.image(
             "image", "x", "y", "dw", "dh", source=scales,
             color_mapper=(one := LinearColorMapper(palette=list(diverging(False)), low=-1, high=1)),
@@ -164,8 +164,8 @@ class NeuronFigure:
         areas = [
             plot.rect(sum(ends) / 2, "y", ends[1] - ends[0], 1, source=source, fill_alpha=0, line_color=None, name=name)
             for ends, source, name in (
-                ((left[0], COLUMNS["q"][1]), self.queries, "qk-query-areas"),
-                (right, self.rows, "qk-key-areas"),
+                ((left[0], COLUMNS["q"][1]), self.queries, f"{self.name}-query-areas"),
+                (right, self.rows, f"{self.name}-key-areas"),
             )
         ]
         for area in areas:
@@ -177,7 +177,9 @@ class NeuronFigure:
         )
 
     def _labels(self) -> None:
-        source = ColumnDataSource(name="qk-labels", data={"x": [], "y": [], "text": [], "align": [], "kind": []})
+        source = ColumnDataSource(
+            name=f"{self.name}-labels", data={"x": [], "y": [], "text": [], "align": [], "kind": []}
+        )
         titles = ColumnDataSource(
             data={
                 "x": [sum(COLUMNS[name]) / 2 for name in TITLES],
@@ -195,10 +197,10 @@ class NeuronFigure:
 
     def _strip(self) -> figure:
         """Softmax over all positions of a long text, with the window that is drawn."""
-        strip = plain_figure("qk-strip", x_range=Range1d(0, 1), y_range=Range1d(0, 1))
+        strip = plain_figure(f"{self.name}-strip", x_range=Range1d(0, 1), y_range=Range1d(0, 1))
         strip.update(sizing_mode="stretch_width", height=86, visible=False)
-        self.stems = strip.segment("x", 0, "x", "y", source=_source("stems", ("x", "y")), line_width=1)
-        self.window = Range1d(0, 1, name="qk-window")
+        self.stems = strip.segment("x", 0, "x", "y", source=self._source("stems", ("x", "y")), line_width=1)
+        self.window = Range1d(0, 1, name=f"{self.name}-window")
         self.brush = RangeTool(x_range=self.window)
         strip.add_tools(self.brush)
         strip.yaxis.visible = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from attnengine.model.sentence import Sentence
 from attnengine_explorer.desk import Desk
 from attnengine_explorer.neuron_data import Sheet as Numbers
@@ -11,44 +13,83 @@ from attnengine_explorer.views import changed
 from attnengine_explorer.views.neuron_figure import NeuronFigure, sheet_columns, stream_columns
 from attnengine_explorer.views.sheets import Sheet, head_of
 
-#: Numbers that one click may send; of a larger text only the expanded query's own keys come.
+#: Numbers that one click may send, of both texts together; of larger ones only the expanded query's own keys come.
 MAX_BYTES = 350_000
-NOTE = "neuron-view"
 
 
 class NeuronSheet(Sheet):
-    """Asks for the numbers of the open head; js/neurons.js draws them and follows the mouse."""
+    """The open head on one text, or on two, one below the other; js/neurons.js draws and follows the mouse."""
 
-    PLACES = ("neuron-strip", "neuron-view")
+    PLACES = ("neuron-strip", "neuron-view", "neuron-strip-b", "neuron-view-b")
 
     def __init__(self, desk: Desk, notes: dict[str, str]) -> None:
         super().__init__(desk, notes)
-        notes[NOTE] = ""
-        self.figure = NeuronFigure()
-        self.roots = {"neuron-strip": self.figure.strip, "neuron-view": self.figure.root}
-        self._whole = False
+        self.texts = [NeuronText(desk, notes, name, half, self._tell) for name, half in (("qk", ""), ("qk-b", "-b"))]
+        self.roots = {place: root for text in self.texts for place, root in text.roots.items()}
 
     def update(self, old: ViewState | None, new: ViewState, first: Sentence, second: Sentence | None) -> None:
         """Send another head, or another query of a long text; else only what the script has to know."""
-        site, head = head_of(new, first)
-        same = old is not None and head_of(old, first) == (site, head)
-        if same and (self._whole or not changed(old, new, "pin", "pin_side", "key_span")):
-            self._tell(new, first)
+        room = MAX_BYTES if second is None else MAX_BYTES // 2
+        titles = ("", "") if second is None else ("first text", "second text, neurons in the first one's order")
+        for text, sentence, title in zip(self.texts, (first, second), titles, strict=True):
+            text.update(old, new, sentence, query_of(new, first, sentence), title, room)
+        self._tell()
+
+    def _tell(self) -> None:
+        """What the script has to know: which query of each text, and what is left of its rows and columns."""
+        new, shelf = self.desk.state, self.desk.shelf
+        shown = [
+            {"figure": text.figure.name, "query": query_of(new, shelf.first, sentence)}
+            for text, sentence in zip(self.texts, (shelf.first, shelf.second), strict=True)
+            if shelf.first is not None and sentence is not None
+        ]
+        span = None if new.key_span is None else list(new.key_span)
+        choice = {"order": new.neurons_by, "side": new.between, "only": new.only_key, "span": span}
+        self.desk.tell("neurons", {"texts": shown, **choice})
+
+    def restyle(self, dark: bool) -> None:
+        """Take on the colours of the light or dark theme."""
+        for text in self.texts:
+            text.figure.restyle(dark)
+
+
+class NeuronText:
+    """One text: asks for the numbers of the open head, gives them to its figure, and says so by ``tell``."""
+
+    def __init__(self, desk: Desk, notes: dict[str, str], name: str, half: str, tell: Callable[[], None]) -> None:
+        self.desk = desk
+        self.notes = notes
+        self.figure = NeuronFigure(name)
+        self.note = f"neuron-view{half}"
+        self.roots = {f"neuron-strip{half}": self.figure.strip, self.note: self.figure.root}
+        self._tell = tell
+        self._whole = False
+        notes[self.note] = ""
+
+    def update(
+        self, old: ViewState | None, new: ViewState, sentence: Sentence | None, query: int, title: str, room: int
+    ) -> None:
+        """Ask, unless what is there serves ``new`` too. ``room`` is how many bytes may be sent."""
+        if sentence is None:
+            self.desk.shelf.give_up(self.note)
             return
-        query = query_of(new, first)
+        self.notes[self.note] = title
+        site, head = head_of(new, sentence)
+        same = old is not None and head_of(old, sentence) == (site, head)
+        if same and (self._whole or not changed(old, new, "pin", "pin_side", "key_span")):
+            return
         window = new.key_span
 
         def send(found: Numbers) -> None:
             with self.desk.batch():
-                self._send(found, first)
-                self.notes[NOTE] = "of the first sentence" if second is not None else ""
-                self._tell(self.desk.state, first)
+                self._send(found, sentence)
+                self._tell()
 
         def fail(problem: str) -> None:
             with self.desk.batch():
-                self.notes[NOTE] = problem
+                self.notes[self.note] = problem
 
-        self.desk.shelf.work(NOTE, lambda _ticket: numbers(first, site, head, query, window), send, fail)
+        self.desk.shelf.work(self.note, lambda _ticket: numbers(sentence, site, head, query, window, room), send, fail)
 
     def _send(self, found: Numbers, sentence: Sentence) -> None:
         queries, keys = sentence.query_tokens(found.site), sentence.key_tokens(found.site)
@@ -58,35 +99,22 @@ class NeuronSheet(Sheet):
         self.figure.sheets.data = sheet_columns([(found, 0, len(streams) - 1, facts)])
         self._whole = found.row_pattern is None
 
-    def _tell(self, new: ViewState, sentence: Sentence) -> None:
-        span = new.key_span
-        self.desk.tell(
-            "neurons",
-            {
-                "query": query_of(new, sentence), "order": new.neurons_by, "side": new.between, "only": new.only_key,
-                "span": None if span is None else list(span),
-            },
-        )  # fmt: skip
 
-    def restyle(self, dark: bool) -> None:
-        """Take on the colours of the light or dark theme."""
-        self.figure.restyle(dark)
+def query_of(state: ViewState, first: Sentence, sentence: Sentence | None) -> int:
+    """The query of a text that is expanded: the token that was clicked, else the middle one of the first text."""
+    site, _ = head_of(state, first)
+    pinned = None if state.pin_side != "query" else state.pin
+    query = first.attentions[site].shape[0] // 2 if pinned is None else pinned
+    return min(query, (sentence or first).attentions[site].shape[0] - 1)
 
 
-def query_of(state: ViewState, sentence: Sentence) -> int:
-    """The query that is expanded: the token that was clicked, else the middle one."""
-    site, _ = head_of(state, sentence)
-    n_queries = sentence.attentions[site].shape[0]
-    if state.pin is None or state.pin_side != "query":
-        return n_queries // 2
-    return min(state.pin, n_queries - 1)
-
-
-def numbers(sentence: Sentence, site: int, head: int, query: int, window: tuple[int, int] | None) -> Numbers:
-    """All queries and keys of a head if one click may send them, else what one query of them needs."""
+def numbers(
+    sentence: Sentence, site: int, head: int, query: int, window: tuple[int, int] | None, room: int = MAX_BYTES
+) -> Numbers:
+    """All queries and keys of a head if ``room`` bytes hold them, else what one query of them needs."""
     call = sentence.attentions[site]
     n, m, width = *call.shape, call.query.shape[2]
     bias = 8 * n * m if call.bias is not None else 0
-    if (8 * n + 4 * m) * width + bias + 28 * n <= MAX_BYTES:
+    if (8 * n + 4 * m) * width + bias + 28 * n <= room:
         return whole(call, head)
     return of_query(call, head, query, window)
