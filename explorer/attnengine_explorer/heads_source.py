@@ -1,7 +1,8 @@
 """The one source of all heads: every figure and table of heads draws it, so that a choice in one is seen in all.
 
 Rows are those of ``run.heads``. What is selected is what the state says: the chosen set of heads, else the open one.
-``marked`` repeats the rows of those heads with the colour each has in every view.
+``marked`` repeats the rows of those heads with the colour each has in every view, ``hovered`` that of the head under
+the mouse.
 """
 
 from __future__ import annotations
@@ -48,17 +49,19 @@ class HeadsSource:
         self.source = ColumnDataSource(data=columns, name="heads")
         self.source.selected.on_change("indices", self._on_select)
         self.marked = ColumnDataSource(data={}, name="marked")
+        self.hovered = ColumnDataSource(data={}, name="heads-hovered")  # js/hovered.js fills it
 
     def add(self, *columns: str) -> None:
         """Columns of numbers that a view will fill.
 
-        ``marked`` gets them at once too, unfilled until :meth:`finish`: a figure that is made after the page reaches
-        the browser before what is said last.
+        ``marked`` and ``hovered`` get them at once too, unfilled: a figure that is made after the page reaches the
+        browser before what :meth:`finish` says last.
         """
         self.source.data.update({name: np.full(len(self.heads), np.nan) for name in columns})
-        n = len(self.marked.data.get("ring", []))
         # Set as a whole, so that it is sent as it is at the end of the batch: all its columns of one length.
+        n = len(self.marked.data.get("ring", []))
         self.marked.data = dict(self.marked.data) | {name: np.full(n, np.nan) for name in columns}
+        self.hovered.data = dict(self.hovered.data) | {name: np.array([]) for name in columns}
 
     def update(self, old: ViewState | None, new: ViewState) -> None:
         """Other filters let other heads pass."""

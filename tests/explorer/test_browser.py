@@ -15,12 +15,26 @@ from tests.explorer.synthetic_run import HOSTILE
 
 pytestmark = pytest.mark.browser
 
+#: Counts how often the cells of figure NAME are painted from now on, as window.painted.
+_COUNTED = """(name) => {
+  const view = Bokeh.index.find_one(Bokeh.documents[0].get_model_by_name(name));
+  const paint = view._paint_primary.bind(view);
+  window.painted = 0;
+  view._paint_primary = (ctx) => { window.painted += 1; paint(ctx); };
+}"""
 #: Where a drawn query stands: the given one, or without a number the one farthest right.
 _POINT = """(given) => {
   const doc = Bokeh.documents[0], data = doc.get_model_by_name("cloud-source").data;
   const view = Bokeh.index.find_one(doc.get_model_by_name("cloud")), box = view.canvas_view.el.getBoundingClientRect();
   const x = Array.from(data.query_x), i = given ?? x.indexOf(Math.max(...x));
   return [i, box.left + view.frame.x_scale.compute(x[i]), box.top + view.frame.y_scale.compute(data.query_y[i])];
+}"""
+
+#: Where a row of a source stands on a figure.
+_AT = """([figure, source, x, y, row]) => {
+  const doc = Bokeh.documents[0], view = Bokeh.index.find_one(doc.get_model_by_name(figure));
+  const box = view.canvas_view.el.getBoundingClientRect(), { data } = doc.get_model_by_name(source);
+  return [box.left + view.frame.x_scale.compute(data[x][row]), box.top + view.frame.y_scale.compute(data[y][row])];
 }"""
 
 
@@ -44,6 +58,29 @@ def test_every_number_of_a_hover_is_the_one_on_disk(open_page, runs):
             assert error == pytest.approx(row[f"{name}_se"], rel=0.06)
         page.page.mouse.move(2, 2)
         page.until(f"!({TOOLTIP})().length")
+    page.clean()
+
+
+@pytest.mark.parametrize(
+    ("run", "figure", "x", "y"),
+    [("full", "atlas", "x", "y"), ("full", "compare", "cx", "cy"), ("clouds", "clouds", "x", "y")],
+)
+def test_the_head_under_the_mouse_is_lit_in_every_figure_and_no_cell_is_painted_anew(open_page, run, figure, x, y):
+    page = open_page(run, "?view=clouds" if figure == "clouds" else "?facet=heads")
+    page.until(f"Bokeh.index.find_one(Bokeh.documents[0].get_model_by_name('{figure}')) !== null")
+    page.page.wait_for_timeout(500)  # the clouds are drawn
+    source = "clouds-heads" if figure == "clouds" else "heads"
+    page.page.evaluate(_COUNTED, figure)
+    page.hover(*page.page.evaluate(_AT, [figure, source, x, y, 1]))
+    hovered = f"Bokeh.documents[0].get_model_by_name('{source}-hovered').data.x.length"
+    page.until(f"{hovered} > 0")
+    columns = ("x", "y") if figure == "clouds" else ("x", "y", "cx", "cy", "cx_lo", "cy_hi", "mx", "my")
+    for column in columns:
+        assert page.data(source, column)[1] in page.data(f"{source}-hovered", column)
+    page.page.mouse.move(2, 2)
+    page.until(f"{hovered} === 0")
+    page.idle()
+    assert page.page.evaluate("window.painted") == 0
     page.clean()
 
 

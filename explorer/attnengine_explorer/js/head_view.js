@@ -8,7 +8,6 @@ function attnengineHeadView(m) {
   const BOX = 0.29;
   let hovered = null;
   let weights = new Float32Array(0);
-  let waiting = false;
 
   const one = (name) => m.options.data[name][0];
   const quietly = (source, data) => source.setv({ data }, { sync: false });
@@ -93,7 +92,6 @@ function attnengineHeadView(m) {
   const written = (weight) => (weight >= 0.0995 ? weight.toFixed(3) : weight.toPrecision(2));
 
   function draw() {
-    waiting = false;
     const pinned = one("pin") >= 0 ? { side: one("pin_side"), at: one("pin") - one(`first_${one("pin_side")}`) } : null;
     const there = pinned !== null && pinned.at >= 0 && pinned.at < side(pinned.side).data.y.length;
     const token = hovered ?? (there ? pinned : null);
@@ -103,7 +101,17 @@ function attnengineHeadView(m) {
   }
 
   const side = (name) => (name === "query" ? m.left : m.right);
-  const redraw = () => { if (!waiting) { waiting = true; requestAnimationFrame(draw); } };
+  // Sources come one after another: they are drawn together in the next frame. The mouse is answered at once, the first
+  // time in a frame, so that Bokeh, which paints in the frame after a change, paints in this one.
+  let frame = null, stale = false;
+  function next() {
+    frame = null;
+    if (stale) draw();
+    stale = false;
+  }
+  const wait = () => { frame ??= requestAnimationFrame(next); };
+  const redraw = () => { stale = true; wait(); };
+  const answer = () => { if (frame !== null) return redraw(); draw(); wait(); };
   const refilter = () => { weigh(); redraw(); };
 
   function tokenAt(event) {
@@ -115,7 +123,7 @@ function attnengineHeadView(m) {
     const token = event === null ? null : tokenAt(event);
     if (token?.at === hovered?.at && token?.side === hovered?.side) return;
     hovered = token;
-    redraw();
+    answer();
   }
   function pin(event) {
     const token = tokenAt(event), first = token && one(`first_${token.side}`);

@@ -45,6 +45,7 @@ class AtlasView:
         self.notes: dict[str, str] = {}
         self._dark = False
         self.source = heads.source
+        heads.add("x", "y", "value", "se")
         self.source.data.update(self._fixed_columns())
         self.veil = ColumnDataSource(data={"x": [], "y": []}, name="veil")
         self.missing = ColumnDataSource(data={"x": [], "y": []}, name="missing")
@@ -81,15 +82,13 @@ class AtlasView:
         colours = look(dark)
         recolour(self.mapper, diverging(dark) if self.mapper.low == -self.mapper.high else SEQUENTIAL, colours)
         self.crosses.glyph.line_color = colours.cross
-        self.rects.hover_glyph.line_color = colours.faint
+        self.hovered.glyph.line_color = colours.ink
         self.veiled.glyph.fill_color = colours.page
         self.cloud_mapper.palette = list(palette("side", dark))
 
     def _fixed_columns(self) -> dict[str, np.ndarray]:
         rows = self.run.rows
-        nothing = np.full(len(rows), np.nan)
         columns: dict[str, np.ndarray] = {
-            **dict.fromkeys(("x", "y", "value", "se"), nothing),
             "title": np.full(len(rows), "", dtype=object),
             "text": np.full(len(rows), "", dtype=object),
         }
@@ -114,15 +113,15 @@ class AtlasView:
         self.rects = plot.add_glyph(
             self.source,
             Rect(**style, line_color=None),
-            hover_glyph=Rect(**style, line_width=2),
             selection_glyph=None,
             nonselection_glyph=None,
         )
         self.veiled = plot.add_glyph(self.veil, Rect(x="x", y="y", width=1, height=1, line_color=None, fill_alpha=0.86))
         # A hatch would say it in the cells themselves, but a thousand hatched cells take the browser 15 s to redraw.
         self.crosses = plot.scatter("x", "y", source=self.missing, marker="x", size=9, line_width=1.2)
-        ring = {"x": "x", "y": "y", "width": _CELL, "height": _CELL, "line_color": "ring", "fill_color": None}
-        plot.add_glyph(self.heads.marked, Rect(**ring, line_width=3))
+        ring = {"x": "x", "y": "y", "width": _CELL, "height": _CELL, "fill_color": None}
+        plot.add_glyph(self.heads.marked, Rect(**ring, line_color="ring", line_width=3))
+        self.hovered = plot.add_glyph(self.heads.hovered, Rect(**ring, line_width=1.5), level="overlay")
         labels = [(self.run.statistics[name].title, f"@key_{name}_text") for name in self.key_statistics]
         plot.add_tools(
             hover([self.rects], "@name", [("<b>@title</b>", "<b>@text</b>"), *labels]), TapTool(renderers=[self.rects])
@@ -165,8 +164,7 @@ class AtlasView:
         self._gathering.stop()
         self.notes["cells"] = ""
         shown = "statistic" if new.show == "pattern" and self.run.patterns is None else new.show
-        for glyph in (self.rects.glyph, self.rects.hover_glyph):
-            glyph.fill_alpha = 1.0 if shown == "statistic" else 0.0
+        self.rects.glyph.fill_alpha = 1.0 if shown == "statistic" else 0.0
         self.images.data = self._patterns() if shown == "pattern" else _NO_PICTURES
         self.clouds.data = _NO_PICTURES
         self.bar.visible = shown != "cloud"

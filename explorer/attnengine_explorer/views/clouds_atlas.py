@@ -42,6 +42,7 @@ class CloudsAtlas:
         self._shown: AllHeads | None = None
         self._gathering = Gathering(desk)
         self.source = ColumnDataSource(data=self._columns(), name="clouds-heads")
+        self.hovered = ColumnDataSource(data={"x": [], "y": []}, name="clouds-heads-hovered")  # js/hovered.js fills it
         self.missing = ColumnDataSource(data={"x": [], "y": []}, name="clouds-none")
         self.images = ColumnDataSource(data={name: [] for name in ("image", "x", "y", "dw", "dh")}, name="clouds-image")
         self.mapper = LinearColorMapper(palette=list(palette("side", False)), low=0, high=255)
@@ -74,9 +75,10 @@ class CloudsAtlas:
         plot.image("image", x="x", y="y", dw="dw", dh="dh", source=self.images, color_mapper=self.mapper)
         style = {"x": "x", "y": "y", "width": 0.97, "height": 0.97, "fill_alpha": 0.0}
         self.rects = plot.add_glyph(
-            self.source, Rect(**style, line_width=1), hover_glyph=Rect(**style, line_width=2),
+            self.source, Rect(**style, line_width=1),
             selection_glyph=Rect(**style, line_width=3), nonselection_glyph=Rect(**style, line_width=1),
         )  # fmt: skip
+        self.ring = plot.add_glyph(self.hovered, Rect(**style, line_width=2), level="overlay")
         self.crosses = plot.scatter("x", "y", source=self.missing, marker="x", size=9, line_width=1.2)
         rows = [(title, f"@{name}") for name, title in _FIGURES.items()]
         plot.add_tools(hover([self.rects], "@name", [*rows, ("Gauge", "@gauge"), ("", "@problem")]))
@@ -107,7 +109,7 @@ class CloudsAtlas:
         colours = look(dark)
         self.mapper.palette = list(palette(self.colours.kind if self.colours else "side", dark))
         self.rects.glyph.line_color = self.rects.nonselection_glyph.line_color = colours.missing
-        self.rects.hover_glyph.line_color = colours.faint
+        self.ring.glyph.line_color = colours.faint
         self.rects.selection_glyph.line_color = colours.selected
         self.crosses.glyph.line_color = colours.cross
         self.desk.tell("clouds.legend", legend(self.colours, dark=dark))

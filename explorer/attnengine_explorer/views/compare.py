@@ -39,12 +39,9 @@ class CompareView:
         ]
         self.bars = []
         for ends in bars:
-            unseen = self.root.add_glyph(
-                desk.heads.source, Segment(**ends, line_color=None), hover_glyph=Segment(**ends, line_width=1.5),
-                selection_glyph=None, nonselection_glyph=None,
-            )  # fmt: skip
             self.root.add_glyph(desk.heads.marked, Segment(**ends, line_color="color", line_width=1.2))
-            self.bars.append(unseen)
+            bar = self.root.add_glyph(desk.heads.hovered, Segment(**ends, line_width=1.5), level="overlay")
+            self.bars.append(bar)
 
     def update(self, old: ViewState | None, new: ViewState) -> None:
         """Other statistics on the axes."""
@@ -82,4 +79,4 @@ class CompareView:
         """Points and bars of the theme."""
         self.figure.restyle(dark)
         for bar in self.bars:
-            bar.hover_glyph.line_color = look(dark).ink
+            bar.glyph.line_color = look(dark).ink

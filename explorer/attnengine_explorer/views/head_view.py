@@ -126,15 +126,17 @@ class HeadFigure:
         plot.add_glyph(self.strips, strip)
         places = {name: name for name in ("x0", "y0", "x1", "y1", "cx0", "cy0", "cx1", "cy1")}
         plot.add_glyph(self.drawn, Bezier(**places, line_color="color", line_alpha="alpha", line_width="width"))
+        # What the mouse does not change has a canvas of its own, which is not painted anew with what it does.
+        still = {"level": "overlay"}
         self.texts = [
-            plot.add_glyph(self.left, Text(x=LEFT - 0.015, y="y", text="text", text_align="right")),
-            plot.add_glyph(self.right, Text(x=RIGHT + 0.015, y="y", text="text", text_align="left")),
+            plot.add_glyph(self.left, Text(x=LEFT - 0.015, y="y", text="text", text_align="right"), **still),
+            plot.add_glyph(self.right, Text(x=RIGHT + 0.015, y="y", text="text", text_align="left"), **still),
             plot.add_glyph(self.numbers, Text(x="x", y="y", text="text", text_align="side")),
         ]
         for renderer in self.texts:
             renderer.glyph.update(text_font=value(MONO), text_font_size="12px", text_baseline="middle")
         heading = Text(x="x", y=-1, text="text", text_align="side", text_color="color", text_baseline="middle")
-        plot.add_glyph(self.headings, heading)
+        plot.add_glyph(self.headings, heading, **still)
         heading.text_font_size = "11px"
         return plot
 

@@ -39,11 +39,14 @@ class HeadPoints:
         self.points: GlyphRenderer = self.plot.add_glyph(
             heads.source,
             Scatter(**where, size=9, fill_color=fill, **alpha, line_width=0.6),
-            hover_glyph=Scatter(**where, size=13, fill_color=fill, line_width=1.5),
             selection_glyph=None,
             nonselection_glyph=None,
         )
         self.plot.add_glyph(heads.marked, Scatter(**where, size=13, fill_color=None, line_color="ring", line_width=2.5))
+        # Not filled by the mapper: Bokeh would lay out and paint every figure with a colour bar anew.
+        self.hovered: GlyphRenderer = self.plot.add_glyph(
+            heads.hovered, Scatter(**where, size=13, fill_color=None, line_width=2), level="overlay"
+        )
         lasso = LassoSelectTool(continuous=False, renderers=[self.points])
         box = BoxSelectTool(continuous=False, renderers=[self.points])
         wheel = WheelZoomTool()
@@ -60,4 +63,4 @@ class HeadPoints:
         """A thin outline keeps pale points apart from the page."""
         colours = look(dark)
         self.points.glyph.line_color = colours.faint
-        self.points.hover_glyph.line_color = colours.selected
+        self.hovered.glyph.line_color = colours.selected
