@@ -66,21 +66,27 @@ class Timed:
                 raise TimeoutError(script)
             time.sleep(0.01)
 
-    def timed(self, act: str, seen: str) -> float:
-        """Milliseconds in the browser from ``act`` until ``seen`` differs and the frame after that is painted."""
-        script = """async ([act, seen]) => {
+    def timed(self, act: str, seen: str, figure: str | None = None) -> float:
+        """Milliseconds in the browser from ``act`` until ``seen`` differs and the frame after that is painted.
+
+        Of a change that ``act`` makes by itself, with no word from the server, the ``figure`` that shows it can be
+        named: then the frame that paints it counts, and not one more.
+        """
+        script = """async ([act, seen, figure]) => {
           const run = (text) => Function(`return ${text}`)();
-          const before = run(seen), begin = performance.now();
+          const view = figure && Bokeh.index.find_one(Bokeh.documents[0].get_model_by_name(figure));
+          const frame = () => new Promise((painted) => requestAnimationFrame(() => setTimeout(painted, 0)));
+          const before = run(seen), painted = view?._render_count, begin = performance.now();
           run(act);
           for (;;) {
-            await new Promise((next) => setTimeout(next, 1));
-            if (run(seen) !== before) break;
+            await (view ? frame() : new Promise((next) => setTimeout(next, 1)));
+            if (run(seen) !== before && (!view || view._render_count > painted)) break;
             if (performance.now() - begin > 30000) throw new Error("nothing came of " + act);
           }
-          await new Promise((painted) => requestAnimationFrame(() => setTimeout(painted, 0)));
+          if (!view) await frame();
           return performance.now() - begin;
         }"""
-        return float(self.page.evaluate(script, [act, seen]))
+        return float(self.page.evaluate(script, [act, seen, figure]))
 
 
 def main() -> None:
@@ -119,6 +125,12 @@ def measure_million(browser: Any, url: str, repeat: int, found: dict[str, list[f
     """One head of a million points."""
     query = "?view=cloud&site=0&head=0&labels=none"
     Timed(browser, url + query).page.close()  # compiles, reads the tokens: the server's first minute
+    for _ in range(max(repeat // 4, 3)):
+        page = Timed(browser, url + query)
+        begin = time.perf_counter()
+        page.until(f"{_IMAGE}.data.image.length > 0")
+        add(found, "page with 1M points, first picture, ms", page.first + 1000 * (time.perf_counter() - begin))
+        page.page.close()
     page = Timed(browser, url + query)
     page.until(f"{_IMAGE}.data.image.length > 0")
     page.page.wait_for_timeout(1500)
@@ -157,7 +169,6 @@ def measure_million(browser: Any, url: str, repeat: int, found: dict[str, list[f
             "hover → ring and words, ms",
             page.timed(at, "document.getElementById('cloud-tip').dataset.asked ?? ''"),
         )
-    add(found, "page with 1M points, first picture, ms", page.first)
     page.page.close()
 
 

@@ -142,7 +142,7 @@ def measure_heads(browser: Any, url: str, repeat: int, found: Found) -> None:
     page = Timed(browser, url)
     page.page.wait_for_timeout(500)
     for i in range(repeat):
-        add(found, "hover over the atlas → its numbers, ms", page.timed(over("atlas", "heads", i), TOOLTIP))
+        add(found, "hover over the atlas → its numbers, ms", page.timed(over("atlas", "heads", i), TOOLTIP, "atlas"))
         act = f"attnengine.change({{site: {i % 32}, head: {(7 * i) % 32}}})"
         before = page.received
         add(found, "head switch, 1,024 heads, ms", page.timed(act, "document.getElementById('head-name').textContent"))
@@ -165,10 +165,9 @@ def over(figure: str, source: str, i: int) -> str:
     }})()"""
 
 
-#: The words of the tooltip that is seen.
-TOOLTIP = """(() => { let text = ""; const walk = (root) => { for (const e of root.querySelectorAll("*")) {
-  if (e.classList.contains("bk-Tooltip") && e.style.display !== "none") text += e.shadowRoot.textContent;
-  if (e.shadowRoot) walk(e.shadowRoot); } }; walk(document); return text; })()"""
+#: The words of the tooltip that is seen. Bokeh hangs it on the page's body.
+TOOLTIP = """[...document.querySelectorAll("body > .bk-Tooltip")].map((tip) =>
+  tip.style.display === "none" ? "" : tip.shadowRoot.textContent).join("")"""
 
 
 def measure_sentences(browser: Any, url: str, repeat: int, found: Found) -> None:
@@ -185,7 +184,7 @@ def measure_sentences(browser: Any, url: str, repeat: int, found: Found) -> None
         act = f"attnengine.change({{text: 'Number {i}. ' + {SENTENCE!r}}})"
         add(found, "typed sentence → head view, model loaded, ms", page.timed(act, count))
         page.page.wait_for_timeout(100)
-        add(found, "hover over a token → its lines, ms", page.timed(token(i), DRAWN))
+        add(found, "hover over a token → its lines, ms", page.timed(token(i), DRAWN, "head-view-figure"))
     page.page.evaluate("attnengine.change({sheet: 'neuron'})")
     rows = "(Bokeh.documents[0].get_model_by_name('qk-rows')?.data.full ?? []).join()"
     page.until(f"{rows} !== ''", 60)
