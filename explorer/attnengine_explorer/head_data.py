@@ -24,6 +24,13 @@ def value_text(run: RunData, statistic: Statistic, row: dict[str, Any]) -> str:
     return f"{text} {statistic.unit}" if statistic.unit not in ("", "share") else text
 
 
+def value_texts(run: RunData, statistic: Statistic) -> np.ndarray:
+    """:func:`value_text` of every head, (heads,) of strings; not to be written to."""
+    if statistic.name not in run.texts:
+        run.texts[statistic.name] = np.array([value_text(run, statistic, row) for row in run.rows], dtype=object)
+    return run.texts[statistic.name]
+
+
 def summary(run: RunData, site: int, head: int) -> dict[str, Any]:
     """Title, site facts and every statistic of a head, as text by group."""
     row = run.rows[run.index[site, head]]

@@ -46,6 +46,8 @@ class RunData:
         self.statistics = columns.of_heads(self.heads)
         if not self.statistics:
             raise RunFormatError(f"{path} has no statistic in heads.parquet; the run is damaged, make it again")
+        #: Statistic → what every head's number says; head_data.py writes them once for all pages.
+        self.texts: dict[str, np.ndarray] = {}
         self._maps: dict[str, HeadMap | str] = {}
         self._positions: dict[str, dict[tuple[int, int], np.ndarray]] = {}
         self.grid: Grid = lay_out(list(self.sites.values()))

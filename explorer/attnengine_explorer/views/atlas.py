@@ -10,7 +10,7 @@ from bokeh.plotting import figure
 
 from attnengine_explorer.atlas import columns_of, compose, fold_for, limits
 from attnengine_explorer.desk import Desk
-from attnengine_explorer.head_data import value_text
+from attnengine_explorer.head_data import value_texts
 from attnengine_explorer.points.all_heads import AllHeads
 from attnengine_explorer.points.palette import palette
 from attnengine_explorer.state import ViewState
@@ -95,7 +95,7 @@ class AtlasView:
         for name in self.key_statistics:
             statistic = self.run.statistics[name]
             columns[f"key_{name}"] = np.array([float(row[name]) for row in rows])
-            columns[f"key_{name}_text"] = np.array([value_text(self.run, statistic, row) for row in rows], dtype=object)
+            columns[f"key_{name}_text"] = value_texts(self.run, statistic)
         return columns
 
     @property
@@ -139,11 +139,10 @@ class AtlasView:
         values = self.run.heads[new.statistic].to_numpy(dtype=float)
         error = f"{new.statistic}_se"
         nothing = np.full(len(values), np.nan)
-        texts = [value_text(self.run, statistic, row) for row in self.run.rows]
         self.source.data["value"] = values
         self.source.data["se"] = self.run.heads[error].to_numpy(dtype=float) if error in self.run.heads else nothing
         self.source.data["title"] = np.full(len(values), statistic.title, dtype=object)
-        self.source.data["text"] = np.array(texts, dtype=object)
+        self.source.data["text"] = value_texts(self.run, statistic)
         low, high = limits(values, statistic)
         self.mapper.update(low=low, high=high)
         recolour(self.mapper, diverging(self._dark) if statistic.signed else SEQUENTIAL, look(self._dark))

@@ -8,7 +8,7 @@ from bokeh.models import LinearColorMapper, Segment
 from attnengine.statistics.catalogue import Statistic
 from attnengine_explorer.desk import Desk
 from attnengine_explorer.filtering import interval
-from attnengine_explorer.head_data import value_text
+from attnengine_explorer.head_data import value_texts
 from attnengine_explorer.state import ViewState
 from attnengine_explorer.theme.colours import look
 from attnengine_explorer.views import changed
@@ -72,7 +72,7 @@ class CompareView:
         run, data = self.run, self.heads.source.data
         data[axis] = run.heads[statistic.name].to_numpy(dtype=float)
         data[f"{axis}_lo"], data[f"{axis}_hi"] = interval(run, statistic.name)
-        data[f"{axis}_text"] = np.array([value_text(run, statistic, row) for row in run.rows], dtype=object)
+        data[f"{axis}_text"] = value_texts(run, statistic)
         data[f"{axis}_title"] = np.full(len(run.rows), statistic.title, dtype=object)
 
     def restyle(self, dark: bool) -> None:
