@@ -23,6 +23,14 @@ TOOLTIP = """() => {
 }"""
 
 
+#: Where a row of a source stands on a figure.
+_MARK = """([figure, source, x, y, row]) => {
+  const doc = Bokeh.documents[0], view = Bokeh.index.find_one(doc.get_model_by_name(figure));
+  const box = view.canvas_view.el.getBoundingClientRect(), { data } = doc.get_model_by_name(source);
+  return [box.left + view.frame.x_scale.compute(data[x][row]), box.top + view.frame.y_scale.compute(data[y][row])];
+}"""
+
+
 class Page:
     """One page and what went wrong on it. ``SIZE``: its window. ``OWN``: how addresses begin that ask nobody."""
 
@@ -88,6 +96,11 @@ class Page:
     def cell(self, site: int, head: int) -> tuple[float, float]:
         x, y = self.page.evaluate(_CELL, [site, head])
         return x, y
+
+    def mark(self, figure: str, x: str, y: str, row: int, source: str = "heads") -> tuple[float, float]:
+        """Where a row of a source stands on the screen, by its columns x and y in a figure."""
+        left, top = self.page.evaluate(_MARK, [figure, source, x, y, row])
+        return left, top
 
     def hover(self, x: float, y: float) -> list[str]:
         self.page.mouse.move(x - 2, y - 2)

@@ -30,13 +30,6 @@ _POINT = """(given) => {
   return [i, box.left + view.frame.x_scale.compute(x[i]), box.top + view.frame.y_scale.compute(data.query_y[i])];
 }"""
 
-#: Where a row of a source stands on a figure.
-_AT = """([figure, source, x, y, row]) => {
-  const doc = Bokeh.documents[0], view = Bokeh.index.find_one(doc.get_model_by_name(figure));
-  const box = view.canvas_view.el.getBoundingClientRect(), { data } = doc.get_model_by_name(source);
-  return [box.left + view.frame.x_scale.compute(data[x][row]), box.top + view.frame.y_scale.compute(data[y][row])];
-}"""
-
 
 def numbers(text: str) -> list[float]:
     return [float(n) for n in re.findall(r"-?\d[\d.]*(?:e[-+]\d+)?", text.replace("−", "-").replace(",", ""))]
@@ -71,7 +64,7 @@ def test_the_head_under_the_mouse_is_lit_in_every_figure_and_no_cell_is_painted_
     page.page.wait_for_timeout(500)  # the clouds are drawn
     source = "clouds-heads" if figure == "clouds" else "heads"
     page.page.evaluate(_COUNTED, figure)
-    page.hover(*page.page.evaluate(_AT, [figure, source, x, y, 1]))
+    page.hover(*page.mark(figure, x, y, 1, source))
     hovered = f"Bokeh.documents[0].get_model_by_name('{source}-hovered').data.x.length"
     page.until(f"{hovered} > 0")
     columns = ("x", "y") if figure == "clouds" else ("x", "y", "cx", "cy", "cx_lo", "cy_hi", "mx", "my")

@@ -41,9 +41,9 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
-def click_token(page: Page, row: int) -> None:
+def click_token(page: Page, row: int, figure: str = "qk") -> None:
     page.page.wait_for_timeout(350)  # to Bokeh two clicks within 300 ms are one double click
-    page.page.mouse.click(*page.page.evaluate(AT, ["qk-queries", 50, row]))
+    page.page.mouse.click(*page.page.evaluate(AT.replace("qk-view", f"{figure}-view"), [f"{figure}-queries", 50, row]))
 
 
 def neurons_of(page: Page) -> list[int]:
@@ -158,8 +158,7 @@ def test_two_texts_show_the_same_query_and_the_same_neurons_one_below_the_other(
         page.open(f"?view=sentence&sheet=neuron&site=2&head=1&second=beside&text={quote(texts[0])}&b={quote(texts[1])}")
         page.until("document.querySelectorAll('#qk-tables table, #qk-b-tables table').length === 4", timeout=120)
         page.idle()
-        page.page.wait_for_timeout(350)
-        page.page.mouse.click(*page.page.evaluate(AT.replace("qk-view", "qk-b-view"), ["qk-b-queries", 50, 7]))
+        click_token(page, 7, "qk-b")
         page.until("location.search.includes('pin=7')")
         for figure, text in zip(("qk", "qk-b"), texts, strict=True):
             page.until(f"Bokeh.documents[0].get_model_by_name('{figure}-queries').data.chosen[7]")

@@ -11,13 +11,6 @@ from attnengine_explorer.run_data import RunData
 
 pytestmark = pytest.mark.browser
 
-#: Where the head of a row of the source stands in the figure NAME, drawn at columns X and Y.
-_AT = """([name, x, y, row]) => {
-  const doc = Bokeh.documents[0], data = doc.get_model_by_name("heads").data;
-  const view = Bokeh.index.find_one(doc.get_model_by_name(name)), box = view.canvas_view.el.getBoundingClientRect();
-  return [box.left + view.frame.x_scale.compute(data[x][row]), box.top + view.frame.y_scale.compute(data[y][row])];
-}"""
-
 
 @pytest.fixture(scope="module")
 def run(runs):
@@ -76,7 +69,7 @@ def test_shift_clicks_choose_heads_that_are_marked_in_the_same_colour_everywhere
 @pytest.mark.parametrize(("figure", "x", "y"), [("compare", "cx", "cy"), ("similar", "mx", "my")])
 def test_a_lasso_chooses_the_heads_within_it(open_page, figure, x, y):
     page = open_page("full")
-    at = np.array([page.page.evaluate(_AT, [figure, x, y, row]) for row in range(72)])
+    at = np.array([page.mark(figure, x, y, row) for row in range(72)])
     middle = np.median(at, axis=0)
     inside = (np.abs(at - middle) < 40).all(axis=1)
     assert 1 < inside.sum() < 72
@@ -97,7 +90,7 @@ def test_a_lasso_chooses_the_heads_within_it(open_page, figure, x, y):
 def test_a_point_says_both_numbers_and_its_bars_are_the_intervals_of_the_table(open_page, run):
     page = open_page("full", "?facet=heads&x=entropy&y=p_max&site=2&head=3&heads=2:3")
     row = run.index[2, 3]
-    texts = page.hover(*page.page.evaluate(_AT, ["compare", "cx", "cy", row]))
+    texts = page.hover(*page.mark("compare", "cx", "cy", row))
     assert {"Entropy", "Largest weight"} <= set(texts)
     for axis, name in (("cx", "entropy"), ("cy", "p_max")):
         low, high = interval(run, name)
