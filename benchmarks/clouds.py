@@ -2,7 +2,8 @@
 
 Heads are mixtures of directions as wide as a real head's; each is searched, graphed (on the CPU's threads meanwhile)
 and laid out in batches, as ``attnengine embed --device cuda`` does. "layout" is 200 epochs of all heads of a batch in
-one launch a step. Beside it the same heads, alone and on the CPU, for their bits and the CPU's seconds.
+one launch a step. Beside it the same heads, alone and on the CPU, for their bits and the CPU's seconds; and the first
+head's neighbours by either proposer, for their seconds and for the CPU's bits.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from attnengine.embedding.batches import BYTES_A_POINT, MOST_BYTES
 from attnengine.embedding.layout_compiled import lay_out
 from attnengine.embedding.methods import Planned, Task, planned
+from attnengine.embedding.neighbours import exact
 from attnengine.embedding.on_device import lay_out_heads
 from attnengine.embedding.settings import EmbedSettings, head_seed
 from attnengine_kernels.neighbours import nearest
@@ -70,12 +72,13 @@ def measured(shape: Heads, device: str) -> dict[str, Any]:
             first = first or (plans[0], pictures[0])
     assert first is not None
     plan, picture = first
+    points_of_one = directions(0, shape.points, device).cpu().numpy()
     start = time.perf_counter()
     on_cpu = lay_out(plan.start, plan.plan, plan.descent)
     cpu_seconds = time.perf_counter() - start
+    near_seconds, near_same = neighbours_of_one(points_of_one, device)
     installed = umap_rivals.installed(device)
     rivals = dict.fromkeys(installed, 0.0)
-    points_of_one = directions(0, shape.points, device).cpu().numpy()
     for name, rival in installed.items():
         rival(points_of_one[:1000], 0)  # loads, compiles
         with timed(rivals, name):
@@ -85,9 +88,30 @@ def measured(shape: Heads, device: str) -> dict[str, Any]:
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "total_s": round(sum(seconds.values()), 3), "cpu_layout_of_one_head_s": round(cpu_seconds, 3),
         "rivals_all_of_one_head_s": {name: round(value, 3) for name, value in rivals.items()},
+        "neighbours_of_one_head_s": near_seconds, "same_neighbours_as_cpu": near_same,
         "same_bits_alone": np.array_equal(picture, lay_out_heads([plan], device)[0]),
         "same_bits_as_cpu": np.array_equal(picture, on_cpu),
     }  # fmt: skip
+
+
+def neighbours_of_one(points: np.ndarray, device: str) -> tuple[dict[str, float], dict[str, bool]]:
+    """Seconds of each proposer and of the CPU for one head's neighbours, and whether they find the CPU's bits."""
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+    wanted = exact(points, np.arange(len(points)), 15)
+    seconds["cpu"] = time.perf_counter() - start
+    there, same = torch.from_numpy(points).to(device), {}
+    for by in ("torch", "triton"):
+        nearest(there, 15, by=by)  # compiles
+        taken = []
+        for _ in range(5):
+            one: dict[str, float] = {by: 0.0}
+            with timed(one, by):
+                found = nearest(there, 15, by=by)
+            taken.append(one[by])
+        seconds[by] = float(np.median(taken))
+        same[by] = all(np.array_equal(a.cpu().numpy(), b) for a, b in zip(found, wanted, strict=True))
+    return {name: round(value, 4) for name, value in seconds.items()}, same
 
 
 class timed:  # noqa: N801  reads as a word

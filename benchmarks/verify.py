@@ -2,7 +2,8 @@
 
 The benchmarks run this first and print no speed if a check fails. On a CUDA machine the Triton passes are checked, one
 by one and together (every sum of ``attnengine_kernels.sums``), in fp32, fp16 and bf16, and the lse of each of torch's
-SDPA backends; on the CPU the compiled path and the plain torch one. Exit code 1 if anything is off.
+SDPA backends; on the CPU the compiled path and the plain torch one; nearest neighbours, whoever proposes them. Exit
+code 1 if anything is off.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import fields, replace
 import torch
 
 from attnengine_kernels import AttentionCall, TokenFacts, head_sums
+from attnengine_kernels.neighbours import nearest
 from attnengine_kernels.reference import pattern
 from attnengine_kernels.sums import LIMIT_ATTENDED_BF16, LIMIT_ATTENDED_FP32, LIMIT_ENTROPY, LIMIT_MASS
 from attnengine_kernels.vendor import BACKENDS, attention_with_lse
@@ -40,6 +42,10 @@ def failures(device: str, *, quick: bool = False) -> Iterator[str]:
             if cuda:
                 yield from (where + text for text in _passes(call))
     yield from (f"lse of {name}: {text}" for name in BACKENDS for text in _lse(name, device))
+    for by in ("torch", "triton") if cuda else ("torch",):
+        yield from (
+            f"neighbours proposed by {by}: {text}" for d in (32, 72, 256) for text in _neighbours(by, d, device)
+        )
 
 
 def _whole(call: AttentionCall, facts: TokenFacts, path: str) -> Iterator[str]:
@@ -102,6 +108,24 @@ def _lse(backend: str, device: str) -> Iterator[str]:
     worst = float((found.lse.cpu().double() - want).abs().max())
     if not worst <= (1e-5 if dtype == torch.float32 else 2e-3):
         yield f"off by {worst:.2e}"
+
+
+def _neighbours(by: str, d: int, device: str) -> Iterator[str]:
+    """Neighbours against all distances in fp64: of scattered points, and of clumps, which are full of ties."""
+    make = torch.Generator().manual_seed(d)
+    scattered = torch.randn(700, d, generator=make)
+    clumps = scattered[:7].repeat(100, 1) + 1e-3 * torch.randn(700, d, generator=make).round()
+    for name, points in (("scattered", scattered), ("clumps", clumps)):
+        found, squares = (x.cpu() for x in nearest(points.to(device), 15, by=by))
+        x = points.double()
+        everything = torch.stack([(row - x).square().sum(1) for row in x])
+        off = 1e-12 * everything.max()
+        if not torch.equal(found[:, 0], torch.arange(len(x), dtype=torch.int32)):
+            yield f"a {name} point is not its own first neighbour"
+        if not ((everything.gather(1, found.long()) - squares).abs() <= off).all():
+            yield f"distances of {name} points are not those of the neighbours named"
+        if not ((everything.sort(dim=1).values[:, :15] - squares).abs() <= off).all():
+            yield f"there are nearer neighbours of {name} points"
 
 
 def _on_cpu(facts: TokenFacts) -> TokenFacts:

@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import settings as few
 
 from attnengine.embedding import batches, pipeline
 from attnengine.embedding.curve import fit_curve
@@ -27,6 +29,7 @@ from attnengine.embedding.settings import EmbedSettings
 from attnengine.embedding.stored import head_path
 from attnengine.errors import ModelError
 from attnengine_kernels import neighbours as on_any_device
+from attnengine_kernels.gpu.nearest import rounding
 from tests.embedding.test_neighbours import hard_points
 from tests.kernels.calls import DEVICE
 
@@ -60,14 +63,50 @@ def test_heads_that_move_differently_are_not_mixed(cloud):
 
 @given(hard_points())
 def test_neighbours_found_by_torch_are_the_compiled_ones_to_the_bit(points):
-    same_neighbours(points, min(len(points), 15), tile=40_000)
+    same_neighbours(points, min(len(points), 15), tile=40_000, by="torch")
 
 
-def same_neighbours(points: np.ndarray, k: int, **options: int) -> None:
+@few(max_examples=8)  # the interpreter takes seconds for one
+@given(hard_points())
+def test_neighbours_found_by_the_running_list_are_the_compiled_ones_to_the_bit(points):
+    same_neighbours(points, min(len(points), 15), tile=40_000, by="triton")
+
+
+def test_more_neighbours_than_the_running_list_holds_are_still_found(cloud):
+    """Its kernel takes 64 candidates at most; beyond that torch proposes, by itself."""
+    same_neighbours(cloud[:300], 40)
+
+
+def same_neighbours(points: np.ndarray, k: int, **options: Any) -> None:
     wanted = exact(points, np.arange(len(points)), k)
     found = on_any_device.nearest(torch.from_numpy(points).to(DEVICE), k, **options)
     for mine, theirs in zip(found, wanted, strict=True):
         assert np.array_equal(mine.cpu().numpy(), theirs)
+
+
+@pytest.mark.parametrize("by", ["torch", "triton"])
+@pytest.mark.parametrize(("near", "others", "right"), [(1, -1, True), (1, 0, True), (-1, 1, True), (100_000, 0, False)])
+def test_products_as_wrong_as_they_may_be_change_no_neighbour(cloud, by, near, others, right, monkeypatch):
+    """Candidates proposed with the worst error that the certificate allows for; far beyond it neighbours are lost."""
+    n, d = cloud.shape
+    wanted, _ = exact(cloud, np.arange(n), 15)
+    units = d if by == "torch" else rounding(d)
+
+    def by_wrong_products(centred, squares, rows, room):
+        x, size = centred.double(), squares.double()
+        asking = slice(rows.start, rows.stop)
+        keys = size - 2 * x[asking] @ x.T
+        is_near = torch.zeros_like(keys, dtype=torch.bool)
+        is_near.scatter_(1, torch.from_numpy(wanted[asking]).long().to(keys.device), True)
+        keys += torch.where(is_near, near, others) * units * on_any_device.UNIT * (size[asking, None] + size)
+        keys.diagonal(rows.start).fill_(-torch.inf)
+        smallest, candidates = keys.topk(room, dim=1, largest=False)
+        return on_any_device.Proposed(candidates, smallest.amax(1))
+
+    monkeypatch.setattr(on_any_device, "_by_products", by_wrong_products)
+    monkeypatch.setattr(on_any_device, "_running_list", lambda d: (by_wrong_products, rounding(d)))
+    found, _ = on_any_device.nearest(torch.from_numpy(cloud).to(DEVICE), 15, by=by)
+    assert np.array_equal(found.cpu().numpy(), wanted) == right
 
 
 @pytest.mark.parametrize("tile", [1, 100_000, 2**28])

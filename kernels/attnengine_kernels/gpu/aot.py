@@ -32,7 +32,7 @@ from triton.compiler import ASTSource
 #: Modules with kernels, by name: the package exports functions that may be called like their module.
 MODULES = (
     "_row_tiles", "_column_tiles", "band", "places", "distances", "fused", "histograms", "scans", "share", "product",
-    "top_keys",
+    "top_keys", "nearest",
 )  # fmt: skip
 DIMS = (16, 32, 64, 72, 80, 96, 128, 192, 256)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
