@@ -1,8 +1,9 @@
-"""The page views of a session: which there are, made when first looked at, drawn only while they are looked at."""
+"""The page views of a session: which there are, and the places on the page that they fill."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,7 @@ from attnengine_explorer.state import ViewState
 from attnengine_explorer.views import PageView
 from attnengine_explorer.views.cloud_page import CloudPage
 from attnengine_explorer.views.clouds_page import CloudsPage
+from attnengine_explorer.views.late import Late, Made
 from attnengine_explorer.views.overview_page import OverviewPage
 from attnengine_explorer.views.sentence_page import SentencePage
 
@@ -36,7 +38,9 @@ class Pages:
         self.desk = desk
         self.places = {name: {place: holder(place) for place in page.PLACES} for name, page in PAGES.items()}
         self._made: dict[str, PageView] = {}
-        self._drawn: dict[str, ViewState] = {}
+        self._late = [
+            Late(places, partial(_shows, name), partial(self._make, name)) for name, places in self.places.items()
+        ]
 
     @property
     def roots(self) -> Iterator[Column]:
@@ -46,32 +50,21 @@ class Pages:
     @property
     def notes(self) -> dict[str, str]:
         """The notes of all views that were made."""
-        return {name: note for page in self._made.values() for view in page.views for name, note in view.notes.items()}
+        return {name: note for late in self._late for name, note in late.notes.items()}
 
-    def update(self, new: ViewState, *, dark: bool) -> None:
-        """Draw the page view that is shown, from whatever it drew last."""
-        page = self._made.get(new.view)
-        if page is None:
-            page = self._make(new, dark=dark)
-        else:
-            for view in page.views:
-                view.update(self._drawn[new.view], new)
-        self._drawn[new.view] = new
+    def update(self, old: ViewState | None, new: ViewState) -> None:
+        """Draw the page view that is shown."""
+        for late in self._late:
+            late.update(old, new)
 
-    def _make(self, new: ViewState, *, dark: bool) -> PageView:
-        page = self._made[new.view] = PAGES[new.view](self.desk)
-        for view in page.views:
-            view.restyle(dark)
-            view.update(None, new)
-        for place, root in page.roots.items():
-            self.places[new.view][place].children = [root]
-        return page
+    def _make(self, name: str) -> Made:
+        page = self._made[name] = PAGES[name](self.desk, self.places[name])
+        return page.views, page.roots
 
-    def restyle(self, *, dark: bool) -> None:
-        """Give every view that was made the colours of the theme."""
-        for page in self._made.values():
-            for view in page.views:
-                view.restyle(dark)
+    def restyle(self, dark: bool) -> None:
+        """Give every view that was made, or will be, the colours of the theme."""
+        for late in self._late:
+            late.restyle(dark)
 
     def table(self, state: ViewState) -> pd.DataFrame:
         """What is chosen in the page view that is shown, for an export."""
@@ -83,6 +76,10 @@ class Pages:
             raise ValueError(f"an act of the unknown page view {name!r}")
         if name in self._made:
             self._made[name].act(act)
+
+
+def _shows(name: str, state: ViewState) -> bool:
+    return state.view == name
 
 
 def holder(place: str) -> Column:

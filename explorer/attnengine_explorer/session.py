@@ -56,7 +56,8 @@ class Session:
             for view in self.rail:
                 view.restyle(self.dark)
                 view.update(None, self.state)
-            self.pages.update(self.state, dark=self.dark)
+            self.pages.restyle(self.dark)
+            self.pages.update(None, self.state)
             self.desk.heads.finish()
             places["atlas"].children, places["table"].children = [self.atlas.root], [table.root]
             for root in (*places.values(), *self.pages.roots):
@@ -98,7 +99,7 @@ class Session:
                 self._restyle()
             for view in self.rail:
                 view.update(old, new)
-            self.pages.update(new, dark=self.dark)
+            self.pages.update(old, new)
             self.desk.heads.finish()
         self._push = False
 
@@ -106,7 +107,7 @@ class Session:
         self.document.theme = bokeh_theme(self.dark)
         for view in self.rail:
             view.restyle(self.dark)
-        self.pages.restyle(dark=self.dark)
+        self.pages.restyle(self.dark)
         self.desk.heads.finish()
 
     def _send(self, told: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import pandas as pd
-from bokeh.models import LayoutDOM
+from bokeh.models import Column, LayoutDOM
 
 from attnengine_explorer.desk import Desk
 from attnengine_explorer.run_data import RunData
@@ -41,7 +41,8 @@ class PageView:
     """What fills one ``<section data-view>``: its views, and the figure of each of its ``PLACES``.
 
     It is made when it is first shown, and its views are updated only while it is shown, with what they drew last as
-    ``old``. A subclass sets ``views`` and ``roots`` when it is made.
+    ``old``. A subclass sets ``views`` when it is made, and ``roots`` for the ``places`` that its views do not fill
+    themselves.
     """
 
     #: The places of its fragment theme/views/NAME.html; no two page views may share a name.
@@ -50,8 +51,9 @@ class PageView:
     views: Sequence[View]
     roots: Mapping[str, LayoutDOM]
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, places: Mapping[str, Column]) -> None:
         self.desk = desk
+        self.places = places
         self.views = []
         self.roots = {}
 

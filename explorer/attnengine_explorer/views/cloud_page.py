@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from bokeh.models import Column
 
 from attnengine.errors import AttnEngineError
 from attnengine_explorer.desk import Desk
@@ -31,8 +33,8 @@ class CloudPage(PageView):
 
     PLACES = ("single-cloud",)
 
-    def __init__(self, desk: Desk) -> None:
-        super().__init__(desk)
+    def __init__(self, desk: Desk, places: Mapping[str, Column]) -> None:
+        super().__init__(desk, places)
         self.figure = SingleCloudView(desk)
         self.inspector = CloudInspector(desk, self.figure)
         overlay = OverlayView(desk, self.figure.root)

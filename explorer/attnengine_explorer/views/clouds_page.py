@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
+from bokeh.models import Column
 
 from attnengine_explorer.desk import Desk
 from attnengine_explorer.points.tables import clouds_table
@@ -16,8 +19,8 @@ class CloudsPage(PageView):
 
     PLACES = ("clouds",)
 
-    def __init__(self, desk: Desk) -> None:
-        super().__init__(desk)
+    def __init__(self, desk: Desk, places: Mapping[str, Column]) -> None:
+        super().__init__(desk, places)
         self.atlas = CloudsAtlas(desk)
         self.views, self.roots = [self.atlas], {"clouds": self.atlas.root}
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from bokeh.models import Column
 
 from attnengine_explorer.columns import grouped
 from attnengine_explorer.desk import Desk
@@ -12,7 +15,7 @@ from attnengine_explorer.state import ViewState
 from attnengine_explorer.views import FigureView, PageView
 from attnengine_explorer.views.cloud import CloudView
 from attnengine_explorer.views.compare import CompareView
-from attnengine_explorer.views.facet import Facet
+from attnengine_explorer.views.late import Late, Made
 from attnengine_explorer.views.neuron_rows import NeuronRowsView
 from attnengine_explorer.views.neurons import NeuronsView
 from attnengine_explorer.views.numbers import NumbersView
@@ -35,22 +38,23 @@ class OverviewPage(PageView):
     HEAD, HEADS = ("pattern", "profile", "cloud", "neurons"), ("compare", "similar", "profiles", "neuron-rows")
     PLACES = (*HEAD, *HEADS)
 
-    def __init__(self, desk: Desk) -> None:
-        super().__init__(desk)
-        head = Facet(self.HEAD, one_head, self._of_one_head)
-        heads = Facet(self.HEADS, lambda state: not one_head(state), self._of_all_heads)
+    def __init__(self, desk: Desk, places: Mapping[str, Column]) -> None:
+        super().__init__(desk, places)
+        head = Late(places, one_head, self._of_one_head)
+        heads = Late(places, lambda state: not one_head(state), self._of_all_heads)
         self.views = [head, heads, NumbersView(desk)]
-        self.roots = head.roots | heads.roots
 
-    def _of_one_head(self) -> dict[str, FigureView]:
+    def _of_one_head(self) -> Made:
         run = self.desk.run
-        made = (PatternView(run), ProfileView(run), CloudView(run), NeuronsView(run))
-        return dict(zip(self.HEAD, made, strict=True))
+        views: Sequence[FigureView] = (PatternView(run), ProfileView(run), CloudView(run), NeuronsView(run))
+        return views, {place: view.root for place, view in zip(self.HEAD, views, strict=True)}
 
-    def _of_all_heads(self) -> dict[str, FigureView]:
+    def _of_all_heads(self) -> Made:
         desk, mapper = self.desk, self.desk.heads.mapper
-        made = (CompareView(desk, mapper), SimilarView(desk, mapper), ProfilesView(desk), NeuronRowsView(desk))
-        return dict(zip(self.HEADS, made, strict=True))
+        views: Sequence[FigureView] = (
+            CompareView(desk, mapper), SimilarView(desk, mapper), ProfilesView(desk), NeuronRowsView(desk),
+        )  # fmt: skip
+        return views, {place: view.root for place, view in zip(self.HEADS, views, strict=True)}
 
     @staticmethod
     def frame(run: RunData) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from bokeh.models import Column
 
 from attnengine.model.sentence import Sentence
 from attnengine_explorer.desk import Desk
@@ -34,8 +36,8 @@ class SentencePage(PageView):
 
     PLACES = tuple(place for sheet in SHEETS.values() for place in sheet.PLACES)
 
-    def __init__(self, desk: Desk) -> None:
-        super().__init__(desk)
+    def __init__(self, desk: Desk, places: Mapping[str, Column]) -> None:
+        super().__init__(desk, places)
         view = SentenceView(desk)
         self.views = [view]
         self.view = view
