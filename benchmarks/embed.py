@@ -31,6 +31,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy is loaded: a head is the work of one thread
 
 import numpy as np
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
@@ -54,6 +55,8 @@ TARGET = 0.6  # of umap-learn's time on the same neighbours
 BASE = "umap-learn, our neighbours"
 #: What ours may lose against BASE in the mean (EMBEDDING.md, gates); the third is a ratio.
 GATES = {"trustworthiness": -0.005, "continuity": -0.01, "knn_preservation": 0.97, "triplet_accuracy": -0.02}
+METHODS = {"ours": "umap", BASE: "umap-learn"}  # of --whole
+FIGURES = ("trustworthiness", "continuity", "knn_preservation", "triplet_accuracy", "faithfulness_2d")
 FRESH = """
 import time; start = time.perf_counter()
 import numpy as np
@@ -210,30 +213,35 @@ def drawn(runs: list[ae.Run], heads: int) -> list[tuple[ae.Run, int, int]]:
 
 def whole(run: ae.Run, jobs: int) -> dict[str, dict[str, Any]]:
     """By number of heads, for one head, one layer and all of a copy of ``run``: seconds of embedding them, ours and
-    umap-learn in turn, workers warm; and means of quality.
+    umap-learn in turn, workers warm, medians of five, three and one; and means of quality.
     """
     layer = sorted({row["layer"] for row in head_rows(run)})[-1] // 2
-    parts: tuple[dict[str, list[int]], ...] = ({"layers": [layer], "heads": [0]}, {"layers": [layer]}, {})
+    one, of_layer = {"layers": [layer], "heads": [0]}, {"layers": [layer]}
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="attnengine-bench-") as folder:
         copy = Path(shutil.copytree(run.path, Path(folder) / "run", ignore=shutil.ignore_patterns("embedding")))
-        for part in parts:
+
+        def timed(settings: EmbedSettings, part: dict[str, list[int]]) -> tuple[float, pd.DataFrame]:
+            start = time.perf_counter()
+            clouds = embed_run(copy, settings, **part, jobs=jobs, overwrite=True)
+            return time.perf_counter() - start, clouds
+
+        settings = {name: EmbedSettings(method, clusters=False) for name, method in METHODS.items()}
+        for part, repeats in ((one, 5), (of_layer, 3), ({}, 1)):
+            taken: dict[str, list[float]] = {name: [] for name in METHODS}
             rows: dict[str, Any] = {}
-            for name, method in (("ours", "umap"), (BASE, "umap-learn")):
-                settings = EmbedSettings(method, clusters=False)
-                warm = {"layers": [layer], "heads": [0, 1] if part.get("heads") is None else [0]}
-                embed_run(copy, settings, **warm, jobs=jobs, overwrite=True)  # loads, compiles, where the heads will be
-                start = time.perf_counter()
-                clouds = embed_run(copy, settings, **part, jobs=jobs, overwrite=True)
-                seconds = time.perf_counter() - start
-                figures = ("trustworthiness", "continuity", "knn_preservation", "triplet_accuracy", "faithfulness_2d")
-                means = {figure: round(float(clouds[figure].mean()), 4) for figure in figures if figure in clouds}
-                rows[name] = {"seconds": round(seconds, 2), "heads": len(clouds), **means}
-                said = f"{name}: {len(clouds)} heads of {2 * len(run.tokens):,} points in {seconds:.1f} s · {means}"
-                CONSOLE.print(said)
-            rows["ratio"] = round(rows["ours"]["seconds"] / rows[BASE]["seconds"], 3)
-            CONSOLE.print(f"ratio {rows['ratio']} (goal {TARGET})")
+            for name in METHODS:
+                timed(settings[name], one if part is one else {**of_layer, "heads": [0, 1]})  # loads, compiles
+            for _ in range(repeats):
+                for name in METHODS:
+                    seconds, clouds = timed(settings[name], part)
+                    taken[name].append(round(seconds, 2))
+                    rows[name] = {"heads": len(clouds), "seconds": taken[name]}
+                    rows[name] |= {figure: round(float(clouds[figure].mean()), 4) for figure in FIGURES}
+            medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
+            rows["ratio"] = round(medians["ours"] / medians[BASE], 3)
             found[str(len(clouds))] = rows
+            CONSOLE.print(f"{len(clouds)} heads of {2 * len(run.tokens):,} points: {rows} (goal {TARGET})")
     return found
 
 
