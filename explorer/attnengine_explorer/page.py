@@ -8,7 +8,6 @@ with textContent by js/*.js. Text of a run therefore never meets an HTML parser.
 from __future__ import annotations
 
 import json
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +77,8 @@ def style() -> str:
 
 
 def frame_variables(run: RunData, runs: list[str], state: ViewState) -> dict[str, Any]:
-    """What page.html needs: facts of the run, the lists of statistics, our own style and script, a fresh nonce."""
+    """What page.html needs: facts of the run, the lists of statistics, our own style and script."""
     return {
-        "nonce": secrets.token_urlsafe(16),
         "style": style(),
         "script": script(),
         "page_views": PAGE_VIEWS,

@@ -6,7 +6,6 @@ the terminal; where some can, the others have a page that says what is wrong wit
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 import signal
@@ -16,27 +15,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlencode
 
 from bokeh.application import Application
 from bokeh.application.handlers.function import FunctionHandler
 from bokeh.document import Document
-from bokeh.resources import Resources
 from bokeh.server.auth_provider import AuthProvider, NullAuth
 from bokeh.server.server import BaseServer
-from bokeh.server.tornado import BokehTornado
-from bokeh.server.views.ws import WSHandler
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
 from tornado.platform.asyncio import BaseAsyncIOLoop
-from tornado.web import RequestHandler
 
 from attnengine.errors import AttnEngineError
 from attnengine_explorer import url
 from attnengine_explorer.auth import TokenAuth, is_loopback, may_look
 from attnengine_explorer.exports import Download, Exports
 from attnengine_explorer.growing import waiting
+from attnengine_explorer.handlers import Health, Tornado
 from attnengine_explorer.jobs import JOBS
 from attnengine_explorer.library import Library
 from attnengine_explorer.page import template
@@ -45,44 +40,12 @@ from attnengine_explorer.session import Session
 log = logging.getLogger("attnengine.explorer")
 
 DEFAULT_PORT = 5006
-#: MathJax (1.8 MB) and WebGL are left out: nothing here is typeset, and software WebGL is slower than canvas.
-COMPONENTS = ["bokeh", "bokeh-widgets", "bokeh-tables"]
 MINUTE = 60_000
 MIN_TOKEN = 16
 
 
 class PortError(AttnEngineError):
     """The address or port cannot be used."""
-
-
-class Health(RequestHandler):
-    """``/health``: says that the server answers, and nothing about what it serves."""
-
-    def get(self) -> None:
-        """Answer."""
-        self.set_header("Content-Type", "application/json")
-        self.write(json.dumps({"status": "ok"}))
-
-
-class _Socket(WSHandler):
-    def open(self) -> None:
-        """Open the connection, then send each message at once: Nagle's algorithm costs 40 ms on every small one.
-
-        Only here: tornado turns it on again at the end of the handshake, whatever the stream was told before.
-        """
-        super().open()
-        self.set_nodelay(True)
-
-
-class _Tornado(BokehTornado):
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        for rule in self.wildcard_router.rules:
-            if rule.target is WSHandler:
-                rule.target = _Socket
-
-    def resources(self, absolute_url: str | bool | None = None) -> Resources:
-        return super().resources(absolute_url).clone(components=list(COMPONENTS))
 
 
 class Explorer:
@@ -107,7 +70,7 @@ class Explorer:
         auth: AuthProvider = NullAuth() if token is None else TokenAuth(token)
         # With a token the auth hook compares Origin and Host itself, whatever name the machine is reached by.
         origins = ["*"] if token else [f"{name}:{self.port}" for name in ("127.0.0.1", "localhost", "[::1]")]
-        application = _Tornado(
+        application = Tornado(
             {"/": Application(FunctionHandler(self._modify))},
             extra_websocket_origins=origins,
             extra_patterns=[

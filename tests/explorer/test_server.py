@@ -18,7 +18,7 @@ from tornado.httpclient import AsyncHTTPClient
 from tornado.websocket import websocket_connect
 
 from attnengine.errors import AttnEngineError, RunFormatError
-from attnengine_explorer import server
+from attnengine_explorer import handlers
 from attnengine_explorer.auth import COOKIE, TokenAuth, without_token
 from attnengine_explorer.server import Explorer, PortError
 from tests.explorer.conftest import REPOSITORY, Served
@@ -132,13 +132,13 @@ def test_a_web_socket_opens_for_our_own_page_with_the_cookie_only(guarded, origi
 
 def test_messages_of_a_web_socket_do_not_wait_for_one_another(runs, monkeypatch):
     """The option of the real socket, after the handshake: tornado takes back there what it was told before."""
-    opened, plain = [], server._Socket.open
+    opened, plain = [], handlers.Socket.open
 
     def noted(self):
         plain(self)
         opened.append(self.ws_connection.stream.socket)
 
-    monkeypatch.setattr(server._Socket, "open", noted)
+    monkeypatch.setattr(handlers.Socket, "open", noted)
 
     async def connect():
         explorer = Explorer([runs["bert_like"]], port=0, host="127.0.0.1", token=None)
