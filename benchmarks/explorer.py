@@ -5,7 +5,8 @@
 Generated runs of 1,024 heads, of 1,024 clouds, and of 1,000,000 points a head; a run of the bundled MiniLM for what is
 typed. Prints median and 95th percentile beside the target, and writes results/explorer-<machine>-<date>.json. Times are
 taken inside the browser, from the event to the frame that shows what it changed. A machine that does something else
-meanwhile measures that: the load stands in the result.
+meanwhile, or whose host does, measures that: the load stands in the result, and before each part a fixed piece of work
+is timed in the same browser, by which tables of different hours can be compared.
 """
 
 from __future__ import annotations
@@ -51,6 +52,25 @@ TARGETS: dict[str, float] = {
 } | cloud_views.TARGETS
 
 
+#: The yardstick: 20,000 objects to JSON and back, 5,000 squares drawn, until they are painted; 30 times, in ms.
+YARDSTICK = """async () => {
+  const canvas = document.body.appendChild(document.createElement("canvas")), times = [];
+  [canvas.width, canvas.height] = [1400, 900];
+  const pen = canvas.getContext("2d");
+  for (let time = 0; time < 30; time++) {
+    const begin = performance.now();
+    const made = Array.from({ length: 20000 }, (_, i) => ({ i, x: (i * 7919) % 1400, y: (i * 104729) % 900 }));
+    for (const { i, x, y } of JSON.parse(JSON.stringify(made)).slice(0, 5000)) {
+      pen.fillStyle = `hsl(${i % 360} 60% 50%)`;
+      pen.fillRect(x, y, 9, 9);
+    }
+    await new Promise((painted) => requestAnimationFrame(() => setTimeout(painted, 0)));
+    times.push(performance.now() - begin);
+  }
+  return times;
+}"""
+
+
 @dataclass(frozen=True)
 class Bench:
     """One part of the table: the run it needs and what measures it."""
@@ -71,17 +91,27 @@ def main() -> None:
     if not set(names) <= set(PARTS):
         parser.error(f"--only takes some of {','.join(PARTS)}")
     found: Found = {}
+    yardstick: dict[str, dict[str, float]] = {}
     load = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory() as scratch, chromium() as browser:
         for name in names:
             part = PARTS[name]
+            yardstick[name] = speed(browser)
             with server(part.run(arguments.keep or Path(scratch))) as url:
                 part.measure(browser, url, arguments.repeat, found)
             load.append(os.getloadavg()[0])
     result = {**environment("cpu"), "load": [round(one, 1) for one in load], "browser": "headless Chromium, software",
-              "repeat": arguments.repeat, "rows": rows(found)}  # fmt: skip
+              "repeat": arguments.repeat, "yardstick": yardstick, "rows": rows(found)}  # fmt: skip
     print_table(result)
     print(write("explorer", "cpu", result, arguments.out))
+
+
+def speed(browser: Any) -> dict[str, float]:
+    """Median and 95th percentile of the yardstick, in ms."""
+    page = browser.new_page()
+    p50, p95 = np.percentile(page.evaluate(YARDSTICK), [50, 95])
+    page.close()
+    return {"p50": round(float(p50), 1), "p95": round(float(p95), 1)}
 
 
 def rows(found: Found) -> list[dict[str, Any]]:
@@ -104,6 +134,8 @@ def print_table(result: dict[str, Any]) -> None:
     for row in result["rows"]:
         said = "met" if row["met"] else "missed"
         print(f"| {row['row']} | {row['p50']:g} | {row['p95']:g} | {row['n']} | {row['target']:g} | {said} |")
+    told = ", ".join(f"{part} {one['p50']:g} ({one['p95']:g})" for part, one in result["yardstick"].items())
+    print(f"\nyardstick before each part, ms, median (p95): {told}\n")
 
 
 def thousand(folder: Path) -> Path:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 from bokeh.document import Document
+from bokeh.document.models import DocumentModelManager
 
 from attnengine_explorer.heads_source import HeadsSource
 from attnengine_explorer.run_data import RunData
@@ -58,18 +59,15 @@ class Desk:
             self._send(self._told)
 
     @contextmanager
-    def batch(self, *, new_models: bool = True) -> Iterator[None]:
-        """Send all changes within as one message, and look for new models once.
-
-        Looking takes 15 ms: who makes no models, and answers a moving mouse, says so.
-        """
+    def batch(self) -> Iterator[None]:
+        """Send all changes within as one message, and look for new models once, if any model was exchanged."""
         if self._open:
             yield
             return
         self._open = True
         self.document.hold("combine")
         try:
-            with self.document.models.freeze() if new_models else nullcontext():
+            with looking_once(self.document.models):
                 yield
             self._send(self._told)
         finally:
@@ -80,3 +78,25 @@ class Desk:
     def forget_told(self) -> None:
         """What was told has arrived: a page that is there needs it once."""
         self._told = {}
+
+
+@contextmanager
+def looking_once(models: DocumentModelManager) -> Iterator[None]:
+    """Put off the search for models that come or go until the end, and leave it out where nothing asked for it.
+
+    It walks through the whole document, 50 ms and more of a head switch. Bokeh's own ``freeze`` puts it off, too, but
+    searches at the end whatever has happened.
+    """
+    asked = False
+
+    def ask() -> None:
+        nonlocal asked
+        asked = True
+
+    models.invalidate = ask
+    try:
+        yield
+    finally:
+        del models.invalidate
+        if asked:
+            models.invalidate()

@@ -52,7 +52,7 @@ class Session:
         document.config.update(reconnect_session=False, notify_connection_status=False)  # js/page.js starts again
         places = {"atlas": holder("atlas"), "table": holder("table")}
         places["atlas"].tags = [self.wire]  # a model that no root refers to would not reach the browser
-        with self.desk.batch():
+        with document.models.freeze(), self.desk.batch():
             for view in self.rail:
                 view.restyle(self.dark)
                 view.update(None, self.state)

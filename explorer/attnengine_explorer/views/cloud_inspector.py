@@ -60,7 +60,7 @@ class CloudInspector:
     def _tell_figures(self, found: dict[str, Any]) -> None:
         state = self.desk.state
         name = "" if state.selected is None else self.desk.run.name(*state.selected)
-        with self.desk.batch(new_models=False):
+        with self.desk.batch():
             self.desk.tell("cloud.head", {"name": name} | found)
 
     def _tell_selection(self, new: ViewState) -> None:
@@ -79,7 +79,7 @@ class CloudInspector:
         )
 
     def _tell_summary(self, found: dict[str, Any]) -> None:
-        with self.desk.batch(new_models=False):
+        with self.desk.batch():
             self.desk.tell("cloud.summary", found)
 
     def _start(self, name: str, work: Callable[[], dict[str, Any]], done: Callable[[dict[str, Any]], None]) -> None:

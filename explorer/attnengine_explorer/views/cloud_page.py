@@ -82,7 +82,7 @@ class CloudPage(PageView):
 
     def _hover(self, act: dict[str, Any]) -> None:
         point, state = self.under(act), self.desk.state
-        with self.desk.batch(new_models=False):
+        with self.desk.batch():
             told: dict[str, Any] = {"asked": int(act.get("asked", 0))}
             if point is not None and self.figure.scene is not None:
                 told |= telling.hovered(self.desk.run.clouds, *self.figure.head, point, state.color_by)
@@ -117,12 +117,12 @@ class CloudPage(PageView):
         turned = Change({"yaw": act["yaw"], "pitch": act["pitch"]})
         new = reduce(self.desk.state, turned)
         if self.figure.scene is not None and new.dims == "3":
-            with self.desk.batch(new_models=False):
+            with self.desk.batch():
                 self.figure.update(self.desk.state, new)
 
     def _fit(self) -> None:
         if self.figure.scene is not None:
-            with self.desk.batch(new_models=False):
+            with self.desk.batch():
                 self.figure.fit()
                 self.figure.draw()
 

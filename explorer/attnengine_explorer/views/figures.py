@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from bokeh.models import FixedTicker, HoverTool, LinearColorMapper, Model, NoOverlap
+from bokeh.models import FixedTicker, HoverTool, LinearColorMapper, Model, NoOverlap, PlainText
 from bokeh.plotting import figure
 
 from attnengine_explorer.theme.colours import Look
@@ -44,9 +45,12 @@ def hover(renderers: list[Model], title: str, rows: list[tuple[str, str]], **opt
     return HoverTool(renderers=renderers, tooltips=html, **options)
 
 
-def ticks(axis: Model, labels: dict[float, str]) -> None:
+def ticks(axis: Model, labels: Mapping[float, str | PlainText]) -> None:
     """Put these labels, and no others, on an axis or a colour bar."""
-    axis.ticker = FixedTicker(ticks=list(labels))
+    if isinstance(axis.ticker, FixedTicker):  # kept: a new model makes Bokeh walk through the whole document
+        axis.ticker.ticks = list(labels)
+    else:
+        axis.ticker = FixedTicker(ticks=list(labels))
     axis.major_label_overrides = dict(labels)
 
 

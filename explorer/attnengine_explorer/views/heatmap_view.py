@@ -13,7 +13,6 @@ from bokeh.models import (
     BoxSelectTool,
     ColorBar,
     ColumnDataSource,
-    FixedTicker,
     LinearColorMapper,
     Model,
     PlainText,
@@ -28,6 +27,7 @@ from attnengine.model.sentence import Tokens
 from attnengine_explorer.sentence.heatmap import Heatmap
 from attnengine_explorer.sentence.tokens import labels
 from attnengine_explorer.theme.colours import SEQUENTIAL, look
+from attnengine_explorer.views.figures import ticks
 from attnengine_explorer.views.fonts import MONO
 
 LABELLED = 60  # tokens a side that are written beside the picture
@@ -129,8 +129,7 @@ def _write(axis: Model, texts: list[str]) -> None:
     n = len(texts)
     step = 1 if n <= LABELLED else next((s for s in (10, 20, 50, 100, 200, 500, 1000) if n <= 24 * s), 2000)
     places = range(0, n, step)
-    axis.ticker = FixedTicker(ticks=list(places))
-    axis.major_label_overrides = {place: _inert(texts[place]) if n <= LABELLED else str(place) for place in places}
+    ticks(axis, {float(place): _inert(texts[place]) if n <= LABELLED else str(place) for place in places})
 
 
 def _inert(text: str) -> str | PlainText:

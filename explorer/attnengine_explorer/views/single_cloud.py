@@ -214,7 +214,7 @@ class SingleCloudView:
         self.window = Window(x0, x1, y0, y1, self.window.width, self.window.height)
         if self._drawn is not None and self._drawn[0] is self.scene and self._drawn[1] == self.window:
             return  # the browser repeats the window that it was sent with the picture
-        with self.desk.batch(new_models=False):
+        with self.desk.batch():
             self.draw()
 
     def draw(self) -> None:
