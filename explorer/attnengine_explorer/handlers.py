@@ -28,6 +28,7 @@ from bokeh.server.views.doc_handler import DocHandler
 from bokeh.server.views.static_handler import StaticHandler
 from bokeh.server.views.ws import WSHandler
 from bokeh.settings import settings
+from tornado.iostream import StreamClosedError
 from tornado.web import RequestHandler, authenticated
 
 from attnengine_explorer import url
@@ -78,7 +79,10 @@ class Page(DocHandler):
         self.write(head)
         if session is None:
             self.application.fetched.clear()
-            await self.flush()
+            try:
+                await self.flush()
+            except StreamClosedError:  # whoever asked has gone: no session is made
+                return
             if not has_scripts:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self.application.fetched.wait(), PATIENCE)

@@ -114,6 +114,28 @@ def test_a_fetched_script_ends_the_wait(runs, monkeypatch):
     assert serving(runs["bert_like"], ask) < 30
 
 
+def test_for_whoever_has_gone_no_session_is_made_and_nothing_is_logged(runs, monkeypatch, caplog):
+    made: list[object] = []
+    monkeypatch.setattr(handlers.Page, "get_session", lambda self: made.append(self))
+    plain = handlers.Page.flush
+
+    def gone(self: handlers.Page, include_footers: bool = False) -> Awaitable[None]:
+        self.request.connection.stream.close()
+        return plain(self, include_footers)
+
+    monkeypatch.setattr(handlers.Page, "flush", gone)
+
+    async def ask(_url: str, port: int) -> bytes:
+        reader, writer = await sent(port)
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+    assert serving(runs["bert_like"], ask) == b""
+    assert made == []
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def test_a_session_that_is_asked_for_by_a_wrong_name_is_refused_with_a_status(served):
     assert get(served("bert_like").url + "?bokeh-session-id=mine")[0] == 403
     assert get(served("bert_like").url, **{"Bokeh-Session-Id": "mine"})[0] == 403
