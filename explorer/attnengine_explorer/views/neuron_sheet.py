@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from attnengine.model.sentence import Sentence
 from attnengine_explorer.desk import Desk
@@ -26,26 +27,28 @@ class NeuronSheet(Sheet):
         super().__init__(desk, notes)
         self.texts = [NeuronText(desk, notes, name, half, self._tell) for name, half in (("qk", ""), ("qk-b", "-b"))]
         self.roots = {place: root for text in self.texts for place, root in text.roots.items()}
+        self._shown: list[dict[str, Any]] = []
 
     def update(self, old: ViewState | None, new: ViewState, first: Sentence, second: Sentence | None) -> None:
         """Send another head, or another query of a long text; else only what the script has to know."""
         room = MAX_BYTES if second is None else MAX_BYTES // 2
         titles = ("", "") if second is None else ("first text", "second text, neurons in the first one's order")
+        self._shown = []
         for text, sentence, title in zip(self.texts, (first, second), titles, strict=True):
-            text.update(old, new, sentence, query_of(new, first, sentence), title, room)
+            if sentence is None:
+                text.leave()
+                continue
+            query = query_of(new, first, sentence)
+            self._shown.append({"figure": text.figure.name, "query": query})
+            text.update(old, new, sentence, query, title, room)
         self._tell()
 
     def _tell(self) -> None:
         """What the script has to know: which query of each text, and what is left of its rows and columns."""
-        new, shelf = self.desk.state, self.desk.shelf
-        shown = [
-            {"figure": text.figure.name, "query": query_of(new, shelf.first, sentence)}
-            for text, sentence in zip(self.texts, (shelf.first, shelf.second), strict=True)
-            if shelf.first is not None and sentence is not None
-        ]
-        span = None if new.key_span is None else list(new.key_span)
-        choice = {"order": new.neurons_by, "side": new.between, "only": new.only_key, "span": span}
-        self.desk.tell("neurons", {"texts": shown, **choice})
+        state = self.desk.state
+        span = None if state.key_span is None else list(state.key_span)
+        choice = {"order": state.neurons_by, "side": state.between, "only": state.only_key, "span": span}
+        self.desk.tell("neurons", {"texts": self._shown, **choice})
 
     def restyle(self, dark: bool) -> None:
         """Take on the colours of the light or dark theme."""
@@ -66,13 +69,14 @@ class NeuronText:
         self._whole = False
         notes[self.note] = ""
 
+    def leave(self) -> None:
+        """There is no such text: what was asked for it is not wanted any more."""
+        self.desk.shelf.give_up(self.note)
+
     def update(
-        self, old: ViewState | None, new: ViewState, sentence: Sentence | None, query: int, title: str, room: int
+        self, old: ViewState | None, new: ViewState, sentence: Sentence, query: int, title: str, room: int
     ) -> None:
         """Ask, unless what is there serves ``new`` too. ``room`` is how many bytes may be sent."""
-        if sentence is None:
-            self.desk.shelf.give_up(self.note)
-            return
         self.notes[self.note] = title
         site, head = head_of(new, sentence)
         same = old is not None and head_of(old, sentence) == (site, head)
@@ -100,12 +104,12 @@ class NeuronText:
         self._whole = found.row_pattern is None
 
 
-def query_of(state: ViewState, first: Sentence, sentence: Sentence | None) -> int:
+def query_of(state: ViewState, first: Sentence, sentence: Sentence) -> int:
     """The query of a text that is expanded: the token that was clicked, else the middle one of the first text."""
     site, _ = head_of(state, first)
     pinned = None if state.pin_side != "query" else state.pin
     query = first.attentions[site].shape[0] // 2 if pinned is None else pinned
-    return min(query, (sentence or first).attentions[site].shape[0] - 1)
+    return min(query, sentence.attentions[site].shape[0] - 1)
 
 
 def numbers(
