@@ -84,12 +84,11 @@ def _mix(anchors: list[str], at: float) -> str:
 
 @cache
 def bokeh_theme(dark: bool) -> Theme:
-    """Figure defaults: transparent ground, no grid, thin neutral axes, system font."""
+    """Figure defaults: transparent ground, thin neutral axes, system font."""
     colours = look(dark)
     text = {"text_font": FONT, "text_color": colours.ink}
     attrs: dict[str, dict[str, Any]] = {
         "Plot": {"background_fill_alpha": 0, "border_fill_alpha": 0, "outline_line_color": None},
-        "Grid": {"grid_line_color": None},
         "Axis": {
             "axis_line_color": colours.line,
             "major_tick_line_color": colours.line,

@@ -30,6 +30,7 @@ def plain_figure(name: str, **options: Any) -> figure:
         **options,
     )
     plot.toolbar.active_drag = None
+    plot.center = []  # the grids: unseen, they would still be models to send and views to make
     plot.xaxis.major_label_policy = NoOverlap()  # made for axes that run to the right: on others it keeps one label
     return plot
 
