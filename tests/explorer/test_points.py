@@ -1,30 +1,20 @@
-"""The numbers behind the clouds: raster, polygon, search, lassos, colours, summaries — each against an oracle."""
+"""What is said of points: colours, summaries, lines, neighbours, labels, each against the tables behind it."""
 
 from __future__ import annotations
 
-import time
-from fractions import Fraction
-
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from attnengine.embedding.init import principal_axes
 from attnengine.errors import EmbeddingError
-from attnengine_explorer.points import lasso, raster, raster_reference
+from attnengine_explorer.points import lasso
 from attnengine_explorer.points.attended import among, attending, top_keys
 from attnengine_explorer.points.colouring import COLOUR_BY, OF_IMAGES, colouring, offered, values
-from attnengine_explorer.points.composed import FADED, Look, cell, cell_size, pixels, place
 from attnengine_explorer.points.context import around, links, neighbours
 from attnengine_explorer.points.heads import HeadClouds, components
 from attnengine_explorer.points.labels import Label, fitting, labels
-from attnengine_explorer.points.palette import levels, palette, rgba
-from attnengine_explorer.points.polygon import inside, nearest
-from attnengine_explorer.points.raster import DENSITIES, FIRST_DIM, LEVELS, Marks, Window, rasterise
-from attnengine_explorer.points.search import Vocabulary
+from attnengine_explorer.points.raster import LEVELS, Window
 from attnengine_explorer.points.summary import summarise
-from attnengine_explorer.points.turning import seen
 from attnengine_explorer.points.wording import visible
 from attnengine_explorer.run_data import RunData
 from tests.explorer.cloud_runs import GREY, NO_CLOUD, NOT_EMBEDDED
@@ -40,200 +30,12 @@ def patches(runs) -> HeadClouds:
     return HeadClouds(RunData(runs["patches"]))
 
 
-@given(
-    m=st.integers(0, 300), radii=st.sampled_from([(0,), (2,), (0, 1, 3)]), classes=st.booleans(),
-    seed=st.integers(0, 2**32 - 1), side=st.integers(1, 40),
-)  # fmt: skip
-@settings(max_examples=60, deadline=None)
-def test_the_raster_has_the_bytes_of_the_numpy_reference(m, radii, classes, seed, side):
-    rng = np.random.default_rng(seed)
-    points = rng.normal(size=(m, 2)).astype(np.float32)
-    marks = Marks(
-        rng.integers(0, LEVELS, m).astype(np.uint8), rng.integers(0, len(radii), m).astype(np.uint8),
-        rng.random(m) < 0.7, radii, classes,
-    )  # fmt: skip
-    window = Window(-1.5, 1.2, -0.7, 2, side, side + 3)
-    found = rasterise(points, marks, window)
-    assert found.dtype == np.uint8
-    assert np.array_equal(found, raster_reference.rasterise(points, marks, window))
-
-
-def test_neither_side_hides_the_other_and_no_order_matters():
-    rng = np.random.default_rng(0)
-    points = np.repeat(rng.normal(size=(500, 2)).astype(np.float32), 2, axis=0)  # a query and a key at each place
-    level = np.tile([0, LEVELS - 1], 500).astype(np.uint8)
-    marks = Marks(level, np.zeros(1000, np.uint8), np.ones(1000, bool))
-    window = Window(-4, 4, -4, 4, 60, 60)
-    found = rasterise(points, marks, window)
-    mixes = (found[found > 0].astype(int) - 1) // DENSITIES
-    assert set(mixes) == {(LEVELS - 1) // 2}
-    order = rng.permutation(1000)
-    shuffled = Marks(level[order], marks.size, marks.shown)
-    assert np.array_equal(found, rasterise(points[order], shuffled, window))
-    classes = Marks(level, marks.size, marks.shown, classes=True)
-    drawn = (rasterise(points, classes, window).astype(int) - 1) // DENSITIES
-    share = np.mean(drawn[found > 0] > 0)
-    assert 0.4 < share < 0.6  # of two classes at one place, either wins as often
-
-
-def test_a_denser_pixel_has_a_higher_density_level_and_a_shown_point_covers_dim_ones():
-    points = np.array([[0.5, 0.5]] * 40 + [[1.5, 0.5]] * 4 + [[2.5, 0.5], [3.5, 0.5], [3.5, 0.5]], np.float32)
-    shown = np.array([True] * 45 + [True, False])
-    marks = Marks(np.zeros(47, np.uint8), np.zeros(47, np.uint8), shown)
-    row = rasterise(points, marks, Window(0, 5, 0, 1, 5, 1))[0]
-    assert row[0] == DENSITIES
-    assert row[0] > row[1] > row[2] == row[3] == 1
-    assert row[4] == 0
-    only_dim = Marks(marks.level, marks.size, np.zeros(47, bool))
-    assert (rasterise(points, only_dim, Window(0, 5, 0, 1, 5, 1))[0][:4] >= FIRST_DIM).all()
-
-
-def test_every_code_has_a_colour_of_its_kind_and_nothing_is_transparent_but_nothing():
-    for kind in ("side", "sequential", "classes"):
-        for dark in (False, True):
-            colours = palette(kind, dark)
-            assert len(colours) == 256
-            assert colours[0].endswith("00")
-            assert len(set(levels(kind, dark))) == LEVELS
-            for level in (0, 7, LEVELS - 1):
-                ramp = colours[1 + level * DENSITIES : 1 + (level + 1) * DENSITIES]
-                assert {colour[:7].lower() for colour in ramp} == {levels(kind, dark)[level].lower()}
-                assert sorted(colour[7:] for colour in ramp) == [colour[7:] for colour in ramp]
-                assert ramp[-1].endswith("ff")
-    picture = rgba(np.array([[0], [1]], np.uint8), palette("side", False))
-    assert picture[0, 0].tolist()[:3] == [0, 0x72, 0xB2]  # Okabe–Ito blue, the upper row
-    assert picture[1, 0, 3] == 0
-
-
-@given(st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9)), min_size=3, max_size=12), st.integers(0, 2**31))
-@settings(max_examples=60, deadline=None)
-def test_a_polygon_holds_what_it_goes_around_by_exact_arithmetic(corners, seed):
-    points = (np.random.default_rng(seed).integers(-40, 40, (30, 2)) / 4 + 0.125).astype(np.float32)
-    found = inside(points, np.array(corners, float))
-    assert found.tolist() == [winding(x, y, corners) != 0 for x, y in points.tolist()]
-
-
-def winding(x: float, y: float, corners: list[tuple[int, int]]) -> int:
-    """Crossings of the ray to the right, upward ones less downward ones, in fractions."""
-    number = 0
-    px, py = Fraction(x), Fraction(y)
-    for (ax, ay), (bx, by) in zip(corners, corners[1:] + corners[:1], strict=True):
-        if (ay <= py) == (by <= py):
-            continue
-        at = ax + Fraction(bx - ax) * (py - ay) / (by - ay)
-        if at > px:
-            number += 1 if by > ay else -1
-    return number
-
-
-@pytest.mark.parametrize("polygon", [[[0, 0], [1, 1]], [[0, 0], [1, 1], [np.nan, 0]], [0, 1, 2]])
-def test_half_a_polygon_is_refused(polygon):
-    with pytest.raises(ValueError, match="three finite corners"):
-        inside(np.zeros((3, 2), np.float32), np.array(polygon, float))
-
-
-def test_the_nearest_point_is_the_one_of_a_kd_tree_in_pixels():
-    from scipy.spatial import KDTree
-
-    points = np.random.default_rng(2).normal(size=(2000, 2)).astype(np.float32)
-    tree = KDTree(points * [3.0, 50.0])
-    for x, y in np.random.default_rng(3).normal(size=(50, 2)):
-        distance, number = tree.query([3 * x, 50 * y])
-        assert nearest(points, x, y, (3, 50)) == (number, pytest.approx(distance, rel=1e-5))
-    assert nearest(points[:0], 0, 0, (1, 1)) == (-1, np.inf)
-
-
-def vocabulary(*texts: str | None) -> Vocabulary:
-    import pyarrow as pa
-
-    return Vocabulary(pa.array(texts, pa.string()))
-
-
-def test_search_finds_by_text_and_overlooks_what_tokenizers_put_before_a_word():
-    words = vocabulary("the", " the", "The", "##the", "then", "other", None, "the")
-    assert words.find("the", "exact").tolist() == [True, True, True, True, False, False, False, True]
-    assert words.find("The", "exact").tolist() == [False, False, True, False, False, False, False, False]
-    assert words.find(" the", "exact").tolist() == [False, True, False, False, False, False, False, False]
-    assert words.find("the", "prefix").tolist() == [True, True, True, True, True, False, False, True]
-    assert words.find("^the$|oth", "regex").tolist() == [True, False, True, False, False, True, False, True]
-    assert vocabulary(None, None).find("x", "exact").tolist() == [False, False]
-
-
-@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|a)*b", "(.*)*x", "a{1,500}a{1,500}$", "(?:a?){30}a{30}"])
-def test_no_pattern_freezes_the_search(pattern):
-    words = vocabulary(*("a" * 60 + str(i) for i in range(2000)), "a" * 10_000)
-    begin = time.process_time()
-    try:
-        words.find(pattern, "regex")
-    except ValueError as refused:
-        assert "regular expression" in str(refused)  # noqa: PT017  refusing is as good as answering
-    assert time.process_time() - begin < 5
-
-
-@pytest.mark.parametrize("pattern", ["", "x" * 201, "\ud800", "(", "(?=a)"])
-def test_a_pattern_that_cannot_be_searched_says_why_in_one_line(pattern):
-    with pytest.raises(ValueError, match=r"expected|surrogate|regular expression") as caught:
-        vocabulary("a").find(pattern, "regex")
-    assert "\n" not in str(caught.value)
-
-
-def test_a_lasso_comes_back_from_its_link_and_selects_the_same_points():
-    rng = np.random.default_rng(0)
-    points = rng.normal(size=(5000, 2)).astype(np.float32) * 30
-    frame = lasso.frame_of(points)
-    angle = np.linspace(0, 2 * np.pi, 300)
-    hand = np.stack([np.cos(angle), np.sin(angle)], axis=1) * 20 + rng.normal(0, 0.1, (300, 2))
-    place_ = lasso.Place(3, 11, "pca", 3, 45, 10)
-    first = lasso.extended(None, place_, frame.to_units(lasso.simplified(hand)), "replace")
-    both = lasso.extended(first, place_, frame.to_units(lasso.simplified(hand / 2)), "subtract")
-    text = lasso.write(both)
-    assert len(text) < 700
-    again = lasso.read(text)
-    assert again is not None
-    assert again.place == place_
-    assert lasso.write(again) == text
-    outer, inner = (frame.to_plane(corners) for _, corners in again.loops)
-    assert [adds for adds, _ in again.loops] == [True, False]
-    assert inside(points, outer).sum() == pytest.approx(inside(points, hand).sum(), rel=0.01)
-    assert inside(points, inner).sum() < inside(points, outer).sum()
-    assert lasso.extended(both, lasso.Place(0, 0, "pca"), first.loops[0][1], "add").loops[0][0] is True
-    assert len(lasso.extended(both, lasso.Place(0, 0, "pca"), first.loops[0][1], "add").loops) == 1
-    assert lasso.read("") is None
-
-
-@pytest.mark.parametrize("text", [
-    "x", "0.0.layout.2.0.0", "0.0.layout.2.0.0|+aa", "0.0.tsne.2.0.0|+" + "0" * 18, "0.0.pca.2.0.0|*" + "0" * 18,
-    "0.0.pca.4.0.0|+" + "0" * 18, "0.0.pca.2.0.0" + ("|+" + "0" * 18) * 7, "0.0.pca.2.0.0|+" + "A" * 18,
-])  # fmt: skip
-def test_a_strange_lasso_of_a_link_is_refused(text):
-    with pytest.raises(ValueError, match="expected a lasso"):
-        lasso.read(text)
-
-
-def test_too_many_loops_are_refused():
-    before = lasso.read("0.0.pca.2.0.0" + ("|+" + "0" * 18) * lasso.LOOPS)
-    assert before is not None
-    with pytest.raises(ValueError, match="at most 6 loops"):
-        lasso.extended(before, before.place, before.loops[0][1], "add")
-
-
 def test_components_are_the_principal_axes(clouds):
     vectors = clouds.vectors(1, 1)
     expected, shares = principal_axes(vectors, 3)
     found, told = components(vectors)
     np.testing.assert_allclose(found, expected, atol=2e-6)
     np.testing.assert_allclose(told, shares, rtol=1e-9)
-
-
-def test_a_turned_cloud_is_a_rotation_seen_from_the_front():
-    points = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
-    middle = (points.min(0) + points.max(0)) / 2
-    np.testing.assert_allclose(seen(points, 3, 0, 0), (points - middle)[:, :2], atol=1e-6)
-    np.testing.assert_allclose(seen(points, 3, 90, 0), (points - middle)[:, [2, 1]], atol=1e-6)
-    np.testing.assert_allclose(seen(points, 3, 0, 90), (points - middle)[:, [0, 2]] * [1, -1], atol=1e-6)
-    assert np.array_equal(seen(points, 2, 77, 8), points[:, :2])
-    with pytest.raises(ValueError, match="expected 3 coordinates"):
-        seen(points[:, :2], 3, 0, 0)
 
 
 def test_every_colouring_is_the_number_of_the_table_behind_it(clouds):
@@ -433,30 +235,3 @@ def test_what_has_no_cloud_says_why(clouds):
         with pytest.raises(EmbeddingError):
             clouds.cloud(*key, "layout")
         assert clouds.cloud(*key, "pca").points.shape == (1280, 3)  # components need no embedding
-
-
-def test_a_cell_is_the_head_in_small_and_grey_where_the_picture_cannot_be_read(clouds):
-    cloud = clouds.cloud(1, 1, "layout")
-    at = pixels(cloud, 40)
-    level = np.repeat([0, LEVELS - 1], len(at) // 2).astype(np.uint8)
-    one = cell(at, Look(level, np.ones(len(at), bool)), 40)
-    occupied = np.zeros(1600, bool)
-    occupied[at[at < 1600]] = True
-    assert np.array_equal(one.ravel() > 0, occupied)
-    assert not one[[0, -1]].any()
-    assert not one[:, [0, -1]].any()
-    assert (at < 1600).mean() > 0.98
-    faded = cell(at, Look(level, np.ones(len(at), bool), faded=True), 40)
-    assert np.array_equal(faded > 0, one > 0)
-    assert set(np.unique(faded)) <= {0, FADED, FADED + 1, FADED + 2}
-    picture = np.zeros((80, 120), np.uint8)
-    place(picture, one, 1, 2)
-    assert np.array_equal(picture[:40, 80:], one)
-    assert cell_size(1024) ** 2 * 1024 < 500_000
-    assert raster.DIM > 0
-
-
-def test_control_and_direction_marks_of_a_token_are_shown_not_obeyed():
-    assert visible("a\u202eb\x00c\n") == "a◌b◌c↵"
-    assert len(visible("x" * 10_000)) == 40
-    assert visible(None) == "(text not kept)"
