@@ -167,7 +167,7 @@ def minilm(folder: Path) -> Path:
 def measure_heads(browser: Any, url: str, repeat: int, found: Found) -> None:
     """First paint, hover and head switch with 1,024 heads."""
     Timed(browser, url).page.close()  # the server's first page reads the run
-    for _ in range(max(repeat // 4, 3)):
+    for _ in range(repeat):
         page = Timed(browser, url)
         add(found, "first paint, 1,024 heads, ms", page.first)
         page.page.close()
