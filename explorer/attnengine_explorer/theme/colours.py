@@ -86,7 +86,6 @@ def _mix(anchors: list[str], at: float) -> str:
 def bokeh_theme(dark: bool) -> Theme:
     """Figure defaults: transparent ground, thin neutral axes, system font."""
     colours = look(dark)
-    text = {"text_font": FONT, "text_color": colours.ink}
     attrs: dict[str, dict[str, Any]] = {
         "Plot": {"background_fill_alpha": 0, "border_fill_alpha": 0, "outline_line_color": None},
         "Axis": {
@@ -115,6 +114,5 @@ def bokeh_theme(dark: bool) -> Theme:
             "title_text_font_size": "11px",
             "title_text_font_style": "normal",
         },
-        "Title": {**text, "text_font_size": "11px", "text_font_style": "normal", "text_color": colours.faint},
     }
     return Theme(json={"attrs": attrs})

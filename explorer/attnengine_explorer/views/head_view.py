@@ -19,6 +19,7 @@ from attnengine.model.sentence import Sentence, Tokens
 from attnengine_explorer.sentence.lines import Lines, lines
 from attnengine_explorer.sentence.tokens import labels
 from attnengine_explorer.theme.colours import look
+from attnengine_explorer.views.figures import bare
 from attnengine_explorer.views.fonts import MONO
 
 LEFT, RIGHT, BOX = 0.3, 0.7, 0.29  # as in js/head_view.js
@@ -102,7 +103,7 @@ class HeadFigure:
             name=f"{self.name}-{name}", tools="", toolbar_location=None, sizing_mode="stretch_width", min_border=0,
             lod_threshold=None, x_range=Range1d(0, 1), y_range=Range1d(0.5, -0.5), **options,
         )  # fmt: skip
-        plot.toolbar.active_drag = None
+        bare(plot)
         plot.axis.visible = False
         plot.subscribed_events = {"reset"}  # never happens, but makes BokehJS hand the figure's events to listeners
         return plot

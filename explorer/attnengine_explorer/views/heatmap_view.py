@@ -27,7 +27,7 @@ from attnengine.model.sentence import Tokens
 from attnengine_explorer.sentence.heatmap import Heatmap
 from attnengine_explorer.sentence.tokens import labels
 from attnengine_explorer.theme.colours import SEQUENTIAL, look
-from attnengine_explorer.views.figures import ticks
+from attnengine_explorer.views.figures import bare, ticks
 from attnengine_explorer.views.fonts import MONO
 
 LABELLED = 60  # tokens a side that are written beside the picture
@@ -65,6 +65,7 @@ class HeatmapFigure:
             name=f"{name}-figure", tools="", toolbar_location=None, sizing_mode="stretch_both", min_border=4,
             lod_threshold=None, x_range=Range1d(0, 1), y_range=Range1d(1, 0), x_axis_location="above",
         )  # fmt: skip
+        bare(plot)
         plot.subscribed_events = {"reset"}  # as in views/head_view.py
         plot.tags = [
             self.rows,
@@ -91,8 +92,6 @@ class HeatmapFigure:
             select = BoxSelectTool(persistent=False)
             plot.add_tools(select)
             plot.toolbar.active_drag = select
-        else:
-            plot.toolbar.active_drag = None
         return plot
 
     def show(self, found: Heatmap, queries: Tokens, keys: Tokens) -> None:
