@@ -134,6 +134,26 @@ def test_a_pronouns_attention_is_compared_in_two_texts_that_differ_in_one_word(o
     page.clean()
 
 
+def test_a_box_is_as_high_as_its_text_and_is_measured_only_when_that_changes(open_speaking):
+    page = open_speaking("?view=sentence&text=" + "A long text that takes several lines. " * 6)
+    height = "document.getElementById('sentence-text').offsetHeight"
+    page.until(f"{height} > 50")
+    page.page.evaluate(
+        "window.asked = 0; const box = document.getElementById('sentence-text');"
+        "Object.defineProperty(box, 'scrollHeight', { get: () => { window.asked++; return 20; } })"
+    )
+    link = page.page.url
+    page.page.evaluate("attnengine.change({ site: 1, head: 1 })")
+    page.until(f"location.href !== {link!r}")
+    page.idle()
+    assert page.page.evaluate("window.asked") == 0
+    page.page.evaluate("attnengine.change({ text: 'Short.' })")
+    page.until(f"{height} < 50")
+    page.page.click("#sentence-add")
+    assert page.page.evaluate("document.getElementById('sentence-text-b').offsetHeight") > 20
+    page.clean()
+
+
 def test_following_the_mouse_sends_nothing_and_a_click_holds_the_token_in_the_link(open_speaking):
     page = open_speaking(f"?view=sentence&site=2&head=1&text={FIRST.replace(' ', '+')}")
     ready(page, "nurse")

@@ -25,14 +25,21 @@
   }
 
   const grow = (box) => { box.style.height = "auto"; box.style.height = `${Math.min(box.scrollHeight + 2, 160)}px`; };
+  const grown = {}; // a box's name → what it holds and which boxes are seen: asking for its height lays the page out
+  function fit() {
+    for (const [name, box] of Object.entries(texts)) {
+      const wanted = `${page.dataset.second} ${box.value}`;
+      if (grown[name] !== wanted) grow(box);
+      grown[name] = wanted;
+    }
+  }
 
   on("state", (state) => {
-    if (state.view === "sentence") setTimeout(attach, 0);
+    if (state.view === "sentence") setTimeout(() => { attach(); fit(); }, 0); // by then the page is seen
     page.dataset.sheet = state.sheet;
     page.dataset.second = state.text_b || shown?.text_b ? "shown" : page.dataset.second ?? "hidden";
     for (const [name, box] of Object.entries(texts)) {
       if (shown?.[name] !== state[name]) box.value = state[name];
-      grow(box);
     }
     at("threshold").value = state.threshold;
     at("threshold-value").textContent = state.threshold === 0 ? "off" : state.threshold.toFixed(2);
@@ -97,6 +104,7 @@
   }
   at("sentence-add").addEventListener("click", () => {
     page.dataset.second = page.dataset.second === "shown" ? "hidden" : "shown";
+    fit();
     if (page.dataset.second === "shown") return texts.text_b.focus();
     texts.text_b.value = "";
     if (shown.text_b) run();
