@@ -12,6 +12,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from attnengine.embedding.neighbours import exact
 from attnengine.embedding.on_device import lay_out_heads
 from attnengine.embedding.settings import EmbedSettings, head_seed
 from attnengine_kernels.neighbours import nearest
-from benchmarks import umap_rivals
+from benchmarks import measure, umap_rivals
 
 D, CENTRES, SPREAD = 64, 200, 0.5
 
@@ -96,21 +97,17 @@ def measured(shape: Heads, device: str) -> dict[str, Any]:
 
 def neighbours_of_one(points: np.ndarray, device: str) -> tuple[dict[str, float], dict[str, bool]]:
     """Seconds of each proposer and of the CPU for one head's neighbours, and whether they find the CPU's bits."""
-    seconds: dict[str, float] = {}
     start = time.perf_counter()
     wanted = exact(points, np.arange(len(points)), 15)
-    seconds["cpu"] = time.perf_counter() - start
-    there, same = torch.from_numpy(points).to(device), {}
-    for by in ("torch", "triton"):
-        nearest(there, 15, by=by)  # compiles
-        taken = []
-        for _ in range(5):
-            one: dict[str, float] = {by: 0.0}
-            with timed(one, by):
-                found = nearest(there, 15, by=by)
-            taken.append(one[by])
-        seconds[by] = float(np.median(taken))
-        same[by] = all(np.array_equal(a.cpu().numpy(), b) for a, b in zip(found, wanted, strict=True))
+    seconds = {"cpu": time.perf_counter() - start}
+    there = torch.from_numpy(points).to(device)
+    parts = {by: partial(nearest, there, 15, by=by) for by in ("torch", "triton")}
+    timings = measure.interleave({by: lambda _round, part=part: part() for by, part in parts.items()}, 5, device)
+    seconds |= {by: ms / 1000 for by, ms in measure.medians(timings).items()}
+    same = {
+        by: all(np.array_equal(a.cpu().numpy(), b) for a, b in zip(part(), wanted, strict=True))
+        for by, part in parts.items()
+    }
     return {name: round(value, 4) for name, value in seconds.items()}, same
 
 

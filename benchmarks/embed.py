@@ -215,7 +215,7 @@ def whole(run: ae.Run, jobs: int) -> dict[str, dict[str, Any]]:
     """By number of heads, for one head, one layer and all of a copy of ``run``: seconds of embedding them, ours and
     umap-learn in turn, workers warm, medians of five, three and one; and means of quality.
     """
-    layer = sorted({row["layer"] for row in head_rows(run)})[-1] // 2
+    layer = max(row["layer"] for row in head_rows(run)) // 2
     one, of_layer = {"layers": [layer], "heads": [0]}, {"layers": [layer]}
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="attnengine-bench-") as folder:

@@ -105,8 +105,7 @@ class Watch:
         self._done(str(error))
 
     def _tell(self, found: dict[str, Any]) -> None:
-        with self._desk.batch():
-            self._desk.tell("run", found | ({"now": time.time()} if "at" in found else {}))
+        self._desk.say("run", found | ({"now": time.time()} if "at" in found else {}))
 
 
 def merged(path: Path, ticket: Ticket) -> str:

@@ -83,7 +83,6 @@ def frame_variables(run: RunData, runs: list[str], state: ViewState) -> dict[str
         "script": script(),
         "page_views": PAGE_VIEWS,
         "shown_view": state.view,
-        "rail": state.rail,
         "columns": run.grid.n_columns,
         "rows": round(-run.grid.bottom + 0.5, 1),
         "facts": facts(run),

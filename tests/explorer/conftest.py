@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from attnengine_explorer.points.heads import HeadClouds
+from attnengine_explorer.run_data import RunData
 from tests.explorer import cloud_runs, sentences, synthetic_run
 from tests.explorer.driven import Page
 from tests.explorer.synthetic_tables import with_derived
@@ -50,6 +52,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def spoken_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the bundled MiniLM over three documents that can be read again."""
     return sentences.spoken(tmp_path_factory.mktemp("spoken") / "minilm")
+
+
+@pytest.fixture(scope="module")
+def clouds(runs: dict[str, Path]) -> HeadClouds:
+    """What the explorer knows of the generated clouds."""
+    return HeadClouds(RunData(runs["clouds"]))
 
 
 class Served:

@@ -21,11 +21,6 @@ from tests.explorer.cloud_runs import GREY, NO_CLOUD, NOT_EMBEDDED
 
 
 @pytest.fixture(scope="module")
-def clouds(runs) -> HeadClouds:
-    return HeadClouds(RunData(runs["clouds"]))
-
-
-@pytest.fixture(scope="module")
 def patches(runs) -> HeadClouds:
     return HeadClouds(RunData(runs["patches"]))
 

@@ -9,17 +9,10 @@ from hypothesis import strategies as st
 
 from attnengine_explorer.points import raster, raster_reference
 from attnengine_explorer.points.composed import FADED, Look, cell, cell_size, pixels, place
-from attnengine_explorer.points.heads import HeadClouds
 from attnengine_explorer.points.palette import levels, palette, rgba
 from attnengine_explorer.points.polygon import nearest
 from attnengine_explorer.points.raster import DENSITIES, FIRST_DIM, LEVELS, Marks, Window, rasterise
 from attnengine_explorer.points.turning import seen
-from attnengine_explorer.run_data import RunData
-
-
-@pytest.fixture(scope="module")
-def clouds(runs) -> HeadClouds:
-    return HeadClouds(RunData(runs["clouds"]))
 
 
 @given(

@@ -60,8 +60,7 @@ class CloudInspector:
     def _tell_figures(self, found: dict[str, Any]) -> None:
         state = self.desk.state
         name = "" if state.selected is None else self.desk.run.name(*state.selected)
-        with self.desk.batch():
-            self.desk.tell("cloud.head", {"name": name} | found)
+        self.desk.say("cloud.head", {"name": name} | found)
 
     def _tell_selection(self, new: ViewState) -> None:
         """Sum up what is emphasised, in a thread: the count stands beside the picture before."""
@@ -79,8 +78,7 @@ class CloudInspector:
         )
 
     def _tell_summary(self, found: dict[str, Any]) -> None:
-        with self.desk.batch():
-            self.desk.tell("cloud.summary", found)
+        self.desk.say("cloud.summary", found)
 
     def _start(self, name: str, work: Callable[[], dict[str, Any]], done: Callable[[dict[str, Any]], None]) -> None:
         def failed(problem: Exception) -> None:

@@ -40,8 +40,8 @@ class OverviewPage(PageView):
 
     def __init__(self, desk: Desk, places: Mapping[str, Column]) -> None:
         super().__init__(desk, places)
-        head = Late(places, one_head, self._of_one_head)
-        heads = Late(places, lambda state: not one_head(state), self._of_all_heads)
+        head = Late(self.places, one_head, self._of_one_head)
+        heads = Late(self.places, lambda state: not one_head(state), self._of_all_heads)
         self.views = [head, heads, NumbersView(desk)]
 
     def _of_one_head(self) -> Made:

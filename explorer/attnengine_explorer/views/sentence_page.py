@@ -149,8 +149,7 @@ class SentenceView:
                 {"document": int(n), "name": str(name)[:120]}
                 for n, name in zip(rows["document"], rows["source"], strict=True)
             ]
-        with self.desk.batch():
-            self.desk.tell("sentence-documents", found)
+        self.desk.say("sentence-documents", found)
 
     def cancel(self) -> None:
         """Give up what is being computed."""

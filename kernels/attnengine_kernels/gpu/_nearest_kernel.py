@@ -1,7 +1,6 @@
 """The jitted running top-R of :mod:`.nearest`: one program per block of points, all points past it a tile at a time.
 
-Axes in comments: ``m`` points that ask, ``n`` points of a tile, ``r`` places of a list, ``d`` a block of
-dims.
+Axes in comments: ``m`` points that ask, ``n`` points of a tile, ``r`` places of a list, ``d`` dims of a block.
 """
 
 # fmt: off

@@ -3,7 +3,7 @@
     the R smallest |y|² − 2 x·y = |x − y|² − |x|² over all points y
 
 A proposal only: :func:`attnengine_kernels.neighbours.nearest` decides among the candidates in fp64 and searches again
-where the rounding here could have mattered. 2 n² d FLOPs in three TF32 products; the points are read from L2 once a
+where the rounding here could have mattered. 6 n² d FLOPs (three TF32 products); the points are read from L2 once a
 block of rows, and a row writes R numbers instead of n.
 """
 
